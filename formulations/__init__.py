@@ -1,0 +1,36 @@
+"""What is solved: convex training subproblems, each written once as a cvxpy model that a person can read."""
+
+from .activations import ACTIVATIONS, Activation, activation
+from .description import Description, Symbol
+from .errors import NoConvexModelError, NotDisciplinedError, UsageError
+from .fenchel_activation import FenchelActivation
+from .fenchel_lifting import FenchelLifting
+from .fenchel_output import FenchelOutput
+from .fenchel_weight import FenchelWeight
+from .formulation import Architecture, Block, Formulation, LiftedState, Step
+from .losses import LOSSES, Loss
+from .subproblem import Residuals, Subproblem
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "Activation",
+    "Architecture",
+    "Block",
+    "Description",
+    "FenchelActivation",
+    "FenchelLifting",
+    "FenchelOutput",
+    "FenchelWeight",
+    "Formulation",
+    "LiftedState",
+    "Loss",
+    "NoConvexModelError",
+    "NotDisciplinedError",
+    "Residuals",
+    "Step",
+    "Subproblem",
+    "Symbol",
+    "UsageError",
+    "activation",
+]

@@ -1,0 +1,131 @@
+"""Safeguarded Newton for activation blocks of smooth activations, in the coordinates of their pre-activations.
+
+    minimize_x   below [Phi*(x) - <u, x>]  +  above [Phi_next(z) - <v, z>],      z = W x + b.
+
+Write x = phi(t). The optimality condition is then an equation in t without any inverse of phi,
+
+    F(t) = t - u + r W' (phi_next(W phi(t) + b) - v) = 0,          r = above / below,
+
+and x = phi(t) never leaves the range. With D = phi'(t), E = phi_next'(z), Newton's direction solves
+(I + r W' E W D) dt = -F. That operator is self-adjoint and at least one in the inner product <s, D s>, so conjugate
+gradients IN THAT INNER PRODUCT need no division by D: saturated units (D = 0) and the simplex (D singular)
+are no special cases. The step is damped by Armijo backtracking on the objective along phi(t + step dt).
+
+Source: derived here from the optimality condition of Gu, Askari & El Ghaoui's block; conjugate gradients
+in a semi-definite inner product as in Nocedal & Wright, "Numerical Optimization", section 5.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..formulations.fenchel_activation import FenchelActivation
+from ..formulations.subproblem import Subproblem
+from .engine import Answer, Data, Engine
+from .rows import backtrack, pick_rows
+
+MAX_ITERATIONS = 100
+MAX_INNER_ITERATIONS = 200
+
+
+def missing(subproblem: Subproblem) -> str:
+    """What keeps this engine from solving the subproblem; empty where it can."""
+    if not isinstance(subproblem, FenchelActivation):
+        return "an activation block (fenchel.activation)"
+    if subproblem.activation.shrink is not None:
+        return f"a smooth activation ({subproblem.activation.label!r} has kinks: take projected_gradient)"
+    return ""
+
+
+def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float) -> Answer:
+    """Solve a batch; see `Engine.run`."""
+    u, v, W, b = (data[name] for name in ("u", "v", "W", "b"))
+    if "t" in start:
+        t = start["t"]
+    else:
+        t = subproblem.stationary_point(start["x"], data) if "x" in start else u
+    result = t.clone()
+    iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
+    rows = torch.arange(len(u), device=u.device)
+    stalled = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    for done in range(MAX_ITERATIONS + 1):
+        part = {"u": u, "v": v, "W": W, "b": b}
+        gap = subproblem.residuals({"x": subproblem.activation.phi(t)}, part).gap
+        good = (gap <= tolerance) | stalled | (done == MAX_ITERATIONS)
+        if bool(good.any()):
+            result = result.index_copy(0, rows[good], t[good])
+            iterations[rows[good]] = done
+            rows, t, u, v, stalled = pick_rows(~good, rows, t, u, v, stalled)
+            part = {"u": u, "v": v, "W": W, "b": b}
+        if not len(rows):
+            break
+        t, stalled = _step(subproblem, part, t)
+    x = subproblem.activation.phi(result)
+    return Answer({"x": x, "z": x @ W.T + b}, iterations, {"t": result})
+
+
+def _step(subproblem: FenchelActivation, data: Data, t: Tensor) -> tuple[Tensor, Tensor]:
+    """One damped Newton step of every row, and which rows could not move."""
+    phi = subproblem.activation
+    residual = t - subproblem.stationary_point(phi.phi(t), data)
+    direction, slope = _direction(subproblem, data, t, residual)
+
+    def objective(steps: Tensor) -> Tensor:
+        trial = t + steps[:, None] * direction
+        return _objective(subproblem, data, trial)
+
+    steps, _ = backtrack(objective, _objective(subproblem, data, t), subproblem.below * slope)
+    return t + steps[:, None] * direction, steps == 0
+
+
+def _objective(subproblem: FenchelActivation, data: Data, t: Tensor) -> Tensor:
+    """The objective at x = phi(t), with Phi*(phi(t)) = <t, phi(t)> - Phi(t): no logarithm near the ends of the range."""
+    phi, after = subproblem.activation, subproblem.next_activation
+    x = phi.phi(t)
+    z = x @ data["W"].T + data["b"]
+    match = ((t - data["u"]) * x).sum(1) - phi.row_sum(phi.potential(t))
+    fit = after.row_sum(after.potential(z)) - (z * data["v"]).sum(1)
+    return subproblem.below * match + subproblem.above * fit
+
+
+def _direction(
+    subproblem: FenchelActivation, data: Data, t: Tensor, residual: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Newton's direction dt of every row, and the slope of objective / below along it."""
+    W, ratio = data["W"], subproblem.above / subproblem.below
+    through = subproblem.activation.jacobian(t)
+    z = subproblem.activation.phi(t) @ W.T + data["b"]
+    after = subproblem.next_activation.jacobian(z)
+
+    def couple(image: Tensor) -> Tensor:
+        return ratio * after(image @ W.T) @ W
+
+    solution, image = torch.zeros_like(t), torch.zeros_like(t)
+    error, search = -residual, -residual
+    size = first = (error * through(error)).sum(1, keepdim=True)
+    # Superlinear convergence needs inner accuracy that grows as the residual falls.
+    wanted = first * torch.clamp(first, 1e-8, 1e-2)
+    for _ in range(MAX_INNER_ITERATIONS):
+        search_image = through(search)
+        product = search + couple(search_image)
+        curvature = (search_image * product).sum(1, keepdim=True)
+        step = torch.where(curvature > 0, size / curvature.clamp_min(1e-300), 0.0)
+        solution, image = solution + step * search, image + step * search_image
+        error = error - step * product
+        new_size = (error * through(error)).sum(1, keepdim=True)
+        if bool((new_size <= wanted).all()):
+            break
+        search = error + torch.where(size > 0, new_size / size.clamp_min(1e-300), 0.0) * search
+        size = new_size
+    # One exact application fills in the components that D hides from the inner product.
+    direction = -residual - couple(image)
+    return direction, (residual * image).sum(1)
+
+
+ENGINE = Engine(
+    "newton",
+    "activation blocks of smooth activations (sigmoid, tanh, softmax rows, ...): safeguarded Newton",
+    missing,
+    run,
+)

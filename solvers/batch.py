@@ -1,0 +1,167 @@
+"""solve(subproblem, data): check the data, pick an engine, run it, measure the residuals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..formulations.errors import UsageError
+from ..formulations.subproblem import Subproblem
+from . import activation_gradient, activation_newton, output_newton, weight_newton
+from .engine import Engine
+from .reference import SETTINGS, batch_size, solve_reference
+from .solution import Solution, judge
+
+ENGINES: dict[str, Engine] = {
+    engine.name: engine
+    for engine in (
+        activation_gradient.ENGINE,
+        activation_newton.ENGINE,
+        weight_newton.ENGINE,
+        output_newton.ENGINE,
+    )
+}
+"""The batched engines, in the order in which `solve` asks them. Clarabel and SCS solve everything else in a loop."""
+
+REFERENCE = "clarabel"
+
+
+def solve(
+    subproblem: Subproblem,
+    data: Mapping[str, Any],
+    *,
+    engine: str | None = None,
+    warm_start: Solution | Mapping[str, Any] | None = None,
+    tolerance: float = 1e-6,
+) -> Solution:
+    """Solve a batch of instances of one subproblem.
+
+    Parameters
+    ----------
+    subproblem : Subproblem
+        The program, for one instance.
+    data : mapping of arrays
+        Name -> numpy array or tensor; what is per instance has a leading batch axis, what is shared has none.
+        Solved in float64 on the device of the tensors.
+    engine : str, optional
+        A name of `ENGINES`, or ``"clarabel"`` or ``"scs"``. By default the first engine that can solve the
+        subproblem, else Clarabel in a loop; `Solution.engine` says which one ran.
+    warm_start : Solution or mapping, optional
+        An earlier solution of the same instances, or values of variables. The batched engines and SCS use it as
+        their starting point; Clarabel has none and reuses only its setup.
+    tolerance : float
+        An instance is solved when its Fenchel-Young gap, relative to 1 + |objective|, and its violation are at most this.
+
+    Returns
+    -------
+    Solution
+        With residuals measured on the original program. Instances that miss the tolerance are
+        marked, never hidden: `Solution.require_solved` raises for them.
+
+    Raises
+    ------
+    UsageError
+        If a name, shape or value of the data does not fit, or the engine is unknown or cannot solve the subproblem.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convexblocks.formulations import FenchelOutput
+    >>> block = FenchelOutput(outputs=2, loss="squared", multiplier=1.0)
+    >>> solve(block, {"u": np.zeros((1, 2)), "y": np.ones((1, 2))}).values["z"]
+    tensor([[0.5000, 0.5000]], dtype=torch.float64)
+    """
+    if not 0 < tolerance < 1:
+        raise UsageError(f"tolerance is {tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
+    tensors = check_data(subproblem, data)
+    chosen = choose_engine(subproblem, engine)
+    if isinstance(chosen, str):
+        return solve_reference(subproblem, tensors, solver=chosen, tolerance=tolerance)
+    start = _starting_point(warm_start, batch_size(subproblem, tensors))
+    began = time.perf_counter()
+    answer = chosen.run(subproblem, tensors, start, tolerance)
+    seconds = time.perf_counter() - began
+    residuals = subproblem.residuals(answer.values, tensors)
+    assert residuals is not None, "an engine needs a subproblem with batched residuals"
+    statuses = judge(residuals, tolerance)
+    return Solution(
+        answer.values, residuals, statuses, answer.iterations, chosen.name, seconds, state=answer.state
+    )
+
+
+def choose_engine(subproblem: Subproblem, name: str | None = None) -> Engine | str:
+    """The engine of a name, or the first that can solve the subproblem, or the name of the reference.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, or the engine lacks something that the subproblem needs.
+    """
+    if name is None:
+        return next((engine for engine in ENGINES.values() if not engine.missing(subproblem)), REFERENCE)
+    if name in SETTINGS:
+        return name
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}; known: {', '.join([*ENGINES, *SETTINGS])}.")
+    lacking = ENGINES[name].missing(subproblem)
+    if lacking:
+        able = [other.name for other in ENGINES.values() if not other.missing(subproblem)]
+        raise UsageError(
+            f"the engine {name!r} cannot solve {subproblem.name!r}: it needs {lacking}. "
+            f"Engines that can: {', '.join([*able, *SETTINGS])}."
+        )
+    return ENGINES[name]
+
+
+def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The data as float64 tensors of the right names, shapes and finite values.
+
+    Raises
+    ------
+    UsageError
+        Naming the symbol, what was seen and what was expected.
+    """
+    shapes = subproblem.data_shapes()
+    wrong = [f"unexpected {name!r}" for name in data if name not in shapes]
+    wrong += [f"missing {name!r}" for name in shapes if name not in data]
+    if wrong:
+        raise UsageError(f"{subproblem.name}: {', '.join(wrong)}; expected the data {', '.join(map(repr, shapes))}.")
+    tensors, batch = {}, None
+    for name, shape in shapes.items():
+        array = torch.as_tensor(data[name]).to(torch.float64)
+        if subproblem.is_shared(name):
+            if tuple(array.shape) != shape:
+                raise UsageError(
+                    f"{subproblem.name}: {name!r} has shape {tuple(array.shape)}; expected {shape}, shared by the batch."
+                )
+        elif tuple(array.shape[1:]) != shape or array.ndim == 0 or len(array) == 0:
+            raise UsageError(
+                f"{subproblem.name}: {name!r} has shape {tuple(array.shape)}; expected {('batch', *shape)}, "
+                "one row or more for the instances."
+            )
+        elif batch is not None and len(array) != batch:
+            raise UsageError(f"{subproblem.name}: {name!r} has {len(array)} instances; the data before it have {batch}.")
+        else:
+            batch = len(array)
+        if not bool(array.isfinite().all()):
+            raise UsageError(f"{subproblem.name}: {name!r} holds NaN or infinite values; expected finite numbers.")
+        tensors[name] = array
+    return tensors
+
+
+def _starting_point(warm_start: Solution | Mapping[str, Any] | None, batch: int) -> dict[str, Tensor]:
+    if warm_start is None:
+        return {}
+    given = (warm_start.state or warm_start.values) if isinstance(warm_start, Solution) else warm_start
+    start = {name: torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).to(torch.float64) for name, value in given.items()}
+    for name, value in start.items():
+        if len(value) != batch:
+            raise UsageError(f"the warm start {name!r} has {len(value)} instances; the data have {batch}.")
+        if not bool(value.isfinite().all()):
+            raise UsageError(f"the warm start {name!r} holds NaN or infinite values; solve from a cold start instead.")
+    return start

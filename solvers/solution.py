@@ -1,0 +1,96 @@
+"""Solution: values, duals, residuals, status and costs of a batch of solves.
+
+Sign of duals, as in cvxpy: the Lagrangian of a minimization adds <dual, lhs - rhs> for ``lhs <= rhs`` (dual >= 0) and for
+``lhs == rhs``, and subtracts <dual, lhs - rhs> for ``lhs >= rhs`` (dual >= 0). They are given under the labels of the constraints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from torch import Tensor
+
+from ..formulations.subproblem import Residuals
+
+
+class Status(Enum):
+    """How one instance ended; the value says what it means and what to do."""
+
+    SOLVED = "solved: the residuals on the original program meet the tolerance"
+    INACCURATE = (
+        "inaccurate: the best point found misses the tolerance; loosen `tolerance`, allow more iterations, "
+        "or take engine='clarabel'"
+    )
+    INFEASIBLE = "infeasible: no point meets the constraints; look at this instance's data"
+    UNBOUNDED = "unbounded: the objective falls without end; add a proximal term, weight decay or bounds"
+    FAILED = "failed: the solver gave no point; try another engine ('clarabel', 'scs') or rescale the data"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Solutions of a batch of instances of one subproblem.
+
+    Attributes
+    ----------
+    values : dict of Tensor
+        Variable name -> values, batch axis first. Rows of instances without a point are NaN.
+    residuals : Residuals
+        Measured on the original program, whichever engine ran.
+    status : tuple of Status
+        One for each instance.
+    iterations : Tensor, shape (batch,)
+        Iterations of the engine.
+    engine : str
+        Which engine ran.
+    seconds, compile_seconds : float
+        Wall time of the solves, and of writing and canonicalizing the model where that was needed.
+    duals : dict of Tensor
+        Constraint label -> dual values, batch axis first; only engines that compute duals give them.
+    state : dict of Tensor
+        What the engine wants to see again as a warm start.
+    """
+
+    values: dict[str, Tensor]
+    residuals: Residuals
+    status: tuple[Status, ...]
+    iterations: Tensor
+    engine: str
+    seconds: float
+    compile_seconds: float = 0.0
+    duals: dict[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def solved(self) -> bool:
+        """Whether every instance is solved."""
+        return all(status is Status.SOLVED for status in self.status)
+
+    def require_solved(self) -> Solution:
+        """Give the solution back, or raise if an instance is not solved.
+
+        Raises
+        ------
+        SolveError
+            Naming the first such instance, how many there are, and the remedy.
+        """
+        bad = [(place, status) for place, status in enumerate(self.status) if status is not Status.SOLVED]
+        if bad:
+            place, status = bad[0]
+            raise SolveError(
+                f"{len(bad)} of {len(self.status)} instances are not solved by {self.engine!r}; "
+                f"instance {place} is {status.value}."
+            )
+        return self
+
+
+class SolveError(RuntimeError):
+    """An instance was not solved to the tolerance that was asked for."""
+
+
+def judge(residuals: Residuals, tolerance: float) -> tuple[Status, ...]:
+    """Status of every instance from its residuals: the gap decides, stationarity where the gap is infinite."""
+    gap = residuals.gap.where(residuals.gap.isfinite(), residuals.stationarity)
+    good = (residuals.feasibility <= tolerance) & (gap <= tolerance)
+    return tuple(Status.SOLVED if ok else Status.INACCURATE for ok in good.tolist())
