@@ -19,8 +19,8 @@ SHORT = 6
 LINEAR = ("constant", "affine")
 
 PRODUCT_REMEDY = (
-    "fold the product into one Parameter, fix one factor as a number, or introduce a variable tied by an equality "
-    "(z == W @ x) and multiply that"
+    "fold the product into one Parameter, fix one factor as a number, "
+    "or introduce a variable tied by an equality (z == W @ x) and multiply that"
 )
 FUNCTION_REMEDY = "compute it outside the program and make its value a Parameter"
 QUOTIENT_REMEDY = "make the reciprocal a Parameter and multiply by it"
@@ -140,7 +140,7 @@ def _short(expression: Any, names: Names) -> str:
 
 
 def _enclosing(node: Any, item: Any) -> Any | None:
-    """Return the nearest expression around a node that reads differently from it, sums of the whole item apart."""
+    """Return the nearest expression around a node that reads differently from it, unless it is a sum."""
     current: Any = node
     roots = list(item.args) if isinstance(item, cp.Constraint) else [item]
     for candidate in (candidate for root in roots for candidate in walk(root)):
@@ -164,7 +164,7 @@ def _fault(node: Any, names: Names, dpp: bool) -> str:
         return "quadratic form whose matrix is not semidefinite"
     if reading.operation == "add":
         curvatures = dict.fromkeys(_curvature(argument, dpp) for argument in reading.arguments)
-        return f"a sum of {' and '.join(kind for kind in curvatures if kind not in ('constant', 'affine'))} terms"
+        return f"a sum of {' and '.join(kind for kind in curvatures if kind not in LINEAR)} terms"
     return _composition_fault(node, reading.operation, dpp)
 
 

@@ -99,7 +99,7 @@ class FenchelLifting(Formulation):
             outputs=architecture.widths[-1], loss=architecture.loss, multiplier=self.output_multiplier
         )
         data = {"u": _pre_activation(step.layer, state), "y": state.targets}
-        return Block(subproblem, data, {"z": state.output})
+        return Block(subproblem, data, {})
 
     def _gather_activation(self, layer: int, architecture: Architecture, state: LiftedState) -> Block:
         last = layer == architecture.hidden
@@ -119,7 +119,7 @@ class FenchelLifting(Formulation):
             "W": state.weights[layer],
             "b": state.biases[layer],
         }
-        return Block(subproblem, data, {"x": state.activations[layer - 1]})
+        return Block(subproblem, data, {})
 
     def _gather_weight(self, layer: int, architecture: Architecture, state: LiftedState) -> Block:
         last, wanted = layer == architecture.layers, self._wanted(layer, architecture, state)
@@ -139,10 +139,10 @@ class FenchelLifting(Formulation):
         weight, bias = state.weights[layer - 1], state.biases[layer - 1]
         # A coupled layer is one instance: a batch of one. Otherwise the units are the batch.
         v, w, c = (wanted[None], weight[None], bias[None]) if subproblem.coupled else (wanted.T, weight, bias)
-        data, present = {"X": inputs, "v": v, "w_old": w}, {"w": w}
+        data, start = {"X": inputs, "v": v, "w_old": w}, {"w": w}
         if subproblem.bias:
-            data["c_old"] = present["c"] = c
-        return Block(subproblem, data, present)
+            data["c_old"] = start["c"] = c
+        return Block(subproblem, data, start)
 
     def scatter(
         self, step: Step, architecture: Architecture, state: LiftedState, values: Mapping[str, Array]
@@ -158,6 +158,9 @@ class FenchelLifting(Formulation):
             if architecture.biases[place]:
                 state.biases[place] = values["c"].reshape(shape[0])
 
+    def factors(self, architecture: Architecture) -> list[float]:
+        return [self._above(layer, architecture) for layer in range(1, architecture.layers + 1)]
+
     def layer_gaps(self, architecture: Architecture, state: LiftedState) -> list[float]:
         gaps = [
             float(phi.gap(state.activations[layer - 1], _pre_activation(layer, state)).sum())
@@ -172,8 +175,7 @@ class FenchelLifting(Formulation):
         gaps = self.layer_gaps(architecture, state)
         output = _pre_activation(architecture.layers, state) if state.output is None else state.output
         loss = float(architecture.loss.values(output, state.targets).sum())
-        factors = [self._above(layer, architecture) for layer in range(1, len(gaps) + 1)]
-        lifted = sum(factor * gap for factor, gap in zip(factors, gaps, strict=True))
+        lifted = sum(factor * gap for factor, gap in zip(self.factors(architecture), gaps, strict=False))
         return loss + penalty(architecture, state.weights) + lifted
 
     def _above(self, layer: int, architecture: Architecture) -> float:

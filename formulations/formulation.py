@@ -64,11 +64,14 @@ class Step(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What a step solves: a subproblem, its data (batch axis first on what is per instance), a starting point."""
+    """What a step solves: a subproblem, its data (batch axis first on what is per instance), and where to start.
+
+    `start` holds the state's present values of the variables where they are a better start than the engine's own.
+    """
 
     subproblem: Subproblem
     data: dict[str, Array]
-    present: dict[str, Array]
+    start: dict[str, Array]
 
 
 @dataclass
@@ -125,6 +128,10 @@ class Formulation(ABC):
         """Put the solution of a step into the state."""
 
     @abstractmethod
+    def factors(self, architecture: Architecture) -> list[float]:
+        """Factor of the term that each weight block minimizes, for layers 1, ..., L."""
+
+    @abstractmethod
     def layer_gaps(self, architecture: Architecture, state: LiftedState) -> list[float]:
         """How far every lifted variable is from the forward relation: B_l summed over samples."""
 
@@ -133,7 +140,9 @@ class Formulation(ABC):
         """The lifted objective at the state: an ESTIMATE from above of its minimum, never a bound."""
 
 
-def forward(architecture: Architecture, weights: list[Array], biases: list[Array], inputs: Array) -> tuple[list[Array], Array]:
+def forward(
+    architecture: Architecture, weights: list[Array], biases: list[Array], inputs: Array
+) -> tuple[list[Array], Array]:
     """Forward pass: the activations of the hidden layers and the output of the network."""
     activations, below = [], inputs
     for weight, bias, phi in zip(weights, biases, architecture.activations, strict=False):
@@ -142,7 +151,9 @@ def forward(architecture: Architecture, weights: list[Array], biases: list[Array
     return activations, below @ weights[-1].T + biases[-1]
 
 
-def training_objective(architecture: Architecture, weights: list[Array], biases: list[Array], inputs: Array, targets: Array) -> tuple[float, float]:
+def training_objective(
+    architecture: Architecture, weights: list[Array], biases: list[Array], inputs: Array, targets: Array
+) -> tuple[float, float]:
     """The true training loss and the penalty of a network: the sum over samples, and (weight_decay/2) |W|^2."""
     _, output = forward(architecture, weights, biases, inputs)
     loss = float(architecture.loss.values(output, targets).sum())

@@ -12,7 +12,7 @@ from .naming import Names, key_of, leaf_name, name_latex, shape_latex, text_late
 from .plain_text import Limits, cone_details, relation_of
 from .reading import Reading, attempt, format_number, is_leaf, read, scalar_value, strip
 
-# What a piece of LaTeX can stand beside without parentheses. A superscript closes a piece: TeX refuses a second one.
+# What a piece of LaTeX can stand beside without parentheses; TeX refuses a second superscript.
 SUM, HADAMARD, PRODUCT, CALL, SUPERSCRIPTED, SUBSCRIPTED, BARE = range(1, 8)
 Piece = tuple[str, int]
 # Typesets an argument for a place that asks for the given tightness.
@@ -91,6 +91,8 @@ def _typeset(expression: Any, names: Names, limits: Limits) -> Piece:
     if is_leaf(expression):
         return _leaf(expression, names)
     reading = read(expression)
+    if reading.operation == "scale" and scalar_value(reading.arguments[0]) == 1:
+        return _typeset(reading.arguments[1], names, limits)
 
     def at(argument: Any, place: int) -> str:
         return _at(argument, names, limits, place)
@@ -198,8 +200,6 @@ def _scaling(reading: Reading, at: Place) -> Piece:
     if scalar_value(scaled) is not None and scalar_value(factor) is None:
         factor, scaled = scaled, factor
     left, right = at(factor, PRODUCT), at(scaled, PRODUCT)
-    if scalar_value(factor) == 1:
-        return right, HADAMARD
     if scalar_value(factor) == -1:
         return f"-{right}", SUM
     if left.startswith(r"\left(-") and scalar_value(factor) is not None:

@@ -18,13 +18,13 @@ from .reading import attempt
 
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 ELEMENTS = set(
-    """math mrow mi mn mo ms mtext mspace msub msup msubsup mover munder munderover mfrac msqrt mroot mtable mtr mtd
-    mstyle mpadded""".split()
+    """math mrow mi mn mo ms mtext mspace msub msup msubsup mover munder munderover mfrac msqrt mroot
+    mtable mtr mtd mstyle mpadded""".split()
 )
 ATTRIBUTES = set(
-    """display stretchy fence form separator accent largeop movablelimits lspace rspace minsize maxsize linebreak
-    mathvariant columnalign rowspacing columnspacing displaystyle scriptlevel width height depth linethickness
-    columnlines""".split()
+    """display stretchy fence form separator accent largeop movablelimits lspace rspace minsize maxsize
+    linebreak mathvariant columnalign rowspacing columnspacing displaystyle scriptlevel width height depth
+    linethickness columnlines""".split()
 )
 
 
@@ -61,7 +61,7 @@ def _symbol_latex(symbol: dict[str, Any]) -> str:
 
 def mathml(latex: str) -> Markup | str:
     """Convert LaTeX to MathML; return the LaTeX itself, to be escaped as text, where that fails."""
-    # The converter does not escape text, so what it returns is trusted only as far as it holds known elements.
+    # The converter does not escape text: what it returns is trusted only if it holds nothing but MathML.
     return attempt(lambda: _checked(convert(latex)), latex)
 
 

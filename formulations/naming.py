@@ -14,8 +14,8 @@ from .description import Description
 from .reading import attempt, scalar_value
 
 GREEK = frozenset(
-    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi
-    omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split()
+    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon
+    phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split()
 )
 # What \text{...} cannot hold in both TeX and latex2mathml is set between two of them, in mathematics mode.
 MATHEMATICS_MODE = {
@@ -167,7 +167,7 @@ def _balanced(latex: str) -> bool:
 
 
 def shape_latex(leaf: Any) -> str:
-    r"""Return the set that a leaf lies in by its shape and declared attributes, as in ``\mathbb{R}^{64}_{+}``."""
+    r"""Return the set that shape and declared attributes put a leaf in, as in ``\mathbb{R}^{64}_{+}``."""
     attributes = attempt(lambda: leaf.attributes, {})
     sizes = r" \times ".join(str(size) for size in leaf.shape)
     if attributes.get("boolean") is True:

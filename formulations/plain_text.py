@@ -10,7 +10,7 @@ import cvxpy as cp
 from .naming import Names, key_of, leaf_name, printable
 from .reading import Reading, attempt, format_number, is_leaf, read, scalar_value, strip
 
-# How tightly the outermost operation of a text binds; what binds less than its place asks for gets parentheses.
+# How tightly the outermost operation binds; what binds less than its place asks for gets parentheses.
 SUM, PRODUCT, CALL = 1, 2, 3
 INFIX = {"scale": "*", "multiply": "*", "product": "@", "divide": "/"}
 ELLIPSIS = "..."

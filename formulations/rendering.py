@@ -14,7 +14,7 @@ import cvxpy as cp
 from .blame import explain_not_dcp, explain_not_dpp
 from .cones import cone_sizes
 from .description import Description
-from .explanation import convexity_table, label_of, objective_terms
+from .explanation import ConvexityRow, convexity_table, label_of, objective_terms
 from .latex import constraint_latex, expression_latex
 from .model_html import summary_html
 from .model_latex import summary_latex
@@ -118,9 +118,9 @@ def render_json(problem: cp.Problem, description: Description | None = None) -> 
 
 def _summary(problem: Any, description: Description | None, cap: int | None) -> dict[str, Any]:
     names = attempt(lambda: assign_names(problem, description), Names())
-    terms = attempt(lambda: objective_terms(problem), [])
-    constraints = attempt(lambda: list(problem.constraints), [])
-    rows = attempt(lambda: convexity_table(problem, names), [])
+    terms: list[Any] = attempt(lambda: objective_terms(problem), [])
+    constraints: list[Any] = attempt(lambda: list(problem.constraints), [])
+    rows: list[ConvexityRow] = attempt(lambda: convexity_table(problem, names), [])
     return {
         "title": printable(description.title) if description else "convex program",
         "instance": printable(description.instance) if description else "",
@@ -151,10 +151,11 @@ def _summary(problem: Any, description: Description | None, cap: int | None) -> 
 
 
 def _symbols(problem: Any, names: Names, description: Description | None) -> list[dict[str, Any]]:
-    leaves = attempt(lambda: symbols_of(problem), [])
+    leaves: list[Any] = attempt(lambda: symbols_of(problem), [])
     if description is not None:
         order = {symbol.name: position for position, symbol in enumerate(description.symbols)}
         leaves = sorted(leaves, key=lambda leaf: order.get(leaf_name(leaf), len(order)))
+    no_attributes: list[str] = []
     rows = []
     for leaf in [*leaves, *names.constants]:
         name = names.plain.get(key_of(leaf)) or leaf_name(leaf)
@@ -168,7 +169,7 @@ def _symbols(problem: Any, names: Names, description: Description | None) -> lis
                 "shape": [int(size) for size in leaf.shape],
                 "meaning": printable(symbol.meaning) if symbol else "",
                 "sharing": symbol.sharing if symbol else "",
-                "attributes": [] if constant else attempt(partial(_attributes, leaf), []),
+                "attributes": [] if constant else attempt(partial(_attributes, leaf), no_attributes),
                 "latex": names.latex.get(key_of(leaf), ""),
                 "set_latex": attempt(partial(shape_latex, leaf), r"\mathbb{R}"),
             }

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 from ..formulations.subproblem import Subproblem
 from .batch import check_data, choose_engine, solve
-from .reference import _solve_one, batch_size
+from .reference import batch_size, has_many_parameters, solve_one
 from .solution import SolveError, Status
 
 EXACT, EXPONENTIAL_CONE = 1e-6, 1e-5
@@ -106,14 +106,15 @@ def agree(
     gaps, violations = [], []
     for place in range(batch_size(subproblem, chosen)):
         _set_parameters(subproblem, chosen, place)
-        reference = _solve_one(problem, "clarabel")
+        reference = solve_one(problem, "clarabel")
         if reference["status"] is not Status.SOLVED:
             raise SolveError(f"the reference gave no point for instance {place}: {reference['status'].value}")
         optimum = reference["objective"]
         objective, violation = evaluate(subproblem, {name: v[place] for name, v in solution.values.items()})
         gaps.append(abs(objective - optimum) / max(1.0, abs(optimum)))
         violations.append(violation)
-    exponential = problem.get_problem_data("CLARABEL")[0]["dims"].exp > 0
+    dims = problem.get_problem_data("CLARABEL", ignore_dpp=has_many_parameters(problem))[0]["dims"]
+    exponential = dims.exp > 0
     allowed = EXPONENTIAL_CONE if exponential else EXACT
     return Agreement(solution.engine, len(gaps), max(gaps), max(violations), allowed)
 

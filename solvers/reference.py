@@ -23,6 +23,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clarabel": {"solver": cp.CLARABEL, "tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10},
     "scs": {"solver": cp.SCS, "eps_abs": 1e-9, "eps_rel": 1e-9, "max_iters": 100_000},
 }
+MANY_PARAMETERS = 5_000
+"""Above this many parameter entries cvxpy's parametrized form costs more than canonicalizing each instance anew."""
 _STATUS = {
     cp.INFEASIBLE: Status.INFEASIBLE,
     cp.INFEASIBLE_INACCURATE: Status.INFEASIBLE,
@@ -70,7 +72,7 @@ def solve_reference(
         for name, values in per_instance.items():
             parameters[name].value = values[place]
         began = time.perf_counter()
-        records.append(_solve_one(problem, solver))
+        records.append(solve_one(problem, solver))
         seconds += time.perf_counter() - began
     compiled = time.perf_counter() - start - seconds + sum(record["compile"] for record in records)
     return _collect(subproblem, problem, data, records, solver, tolerance, seconds, compiled)
@@ -81,13 +83,19 @@ def batch_size(subproblem: Subproblem, data: Data) -> int:
     return next((len(values) for name, values in data.items() if not subproblem.is_shared(name)), 1)
 
 
-def _solve_one(problem: cp.Problem, solver: str) -> dict[str, Any]:
+def has_many_parameters(problem: cp.Problem) -> bool:
+    """Whether the parametrized canonical form is not worth its memory (it can take gigabytes)."""
+    return sum(parameter.size for parameter in problem.parameters()) > MANY_PARAMETERS
+
+
+def solve_one(problem: cp.Problem, solver: str) -> dict[str, Any]:
+    """Solve a program whose parameters have values; status, values, duals and measurements as plain data."""
     status, message = Status.FAILED, ""
     try:
         with warnings.catch_warnings():
             # The status says what the warning would; residuals are measured by ourselves.
             warnings.simplefilter("ignore")
-            problem.solve(warm_start=True, **SETTINGS[solver])
+            problem.solve(warm_start=True, ignore_dpp=has_many_parameters(problem), **SETTINGS[solver])
         status = _STATUS.get(problem.status, Status.SOLVED)
     except cp.SolverError as error:
         message = str(error)

@@ -1,4 +1,4 @@
-"""The house itself: which room may import which, what is installed, and that everything public is documented."""
+"""The house itself: which room may import which, what is installed, that everything public is documented."""
 
 from __future__ import annotations
 
@@ -96,18 +96,18 @@ def test_formulations_stay_light(tmp_path: Path) -> None:
     """A new process, because this one has long imported everything."""
     heavy = ("torch", "matplotlib", "sklearn", "typer")
     program = f"import sys, {PACKAGE}.formulations; print([m for m in {heavy} if m in sys.modules])"
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
 
 
 def distribution() -> importlib.metadata.Distribution:
-    try:
-        return importlib.metadata.distribution(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.fail(f'{PACKAGE} is not installed; run pip install -c constraints.txt ".[test]"')
+    """The installed one; a build leaves metadata in the checkout too, which `python -m pytest` would find."""
+    for found in importlib.metadata.distributions(name=PACKAGE):
+        if Path(str(found.locate_file(""))).resolve() != CHECKOUT:
+            return found
+    pytest.fail(f'{PACKAGE} is not installed; run pip install -c constraints.txt ".[test]"')
 
 
 def test_declared_packages_are_the_folders() -> None:

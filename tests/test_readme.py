@@ -107,7 +107,8 @@ def test_commands_and_options_exist(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["no-such-command", "train digits --no-such-option 3", "report one two three", "train digits --out"]
+    "line",
+    ["no-such-command", "train digits --no-such-option 3", "report one two three", "train digits --out"],
 )
 def test_wrong_command_lines_are_noticed(line: str) -> None:
     assert complaints(get_command(app), shlex.split(line)) != []

@@ -1,0 +1,85 @@
+"""The catalogue: what can be shown and trained, by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+from .errors import UsageError
+from .fenchel_activation import FenchelActivation
+from .fenchel_lifting import FenchelLifting
+from .fenchel_output import FenchelOutput
+from .fenchel_weight import FenchelWeight
+from .formulation import Formulation
+from .subproblem import Subproblem
+
+SUBPROBLEMS: dict[str, type[Subproblem]] = {
+    block.name: block for block in (FenchelActivation, FenchelWeight, FenchelOutput)
+}
+FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
+
+
+def subproblem(name: str, settings: dict[str, Any] | None = None) -> Subproblem:
+    """Make a block of the catalogue.
+
+    Parameters
+    ----------
+    name : str
+        E.g. ``"fenchel.activation"``.
+    settings : dict, optional
+        Arguments of the block's class; numbers may be given as strings, as on the command line.
+
+    Raises
+    ------
+    UsageError
+        If the name or a setting is unknown, or a value cannot be read.
+
+    Examples
+    --------
+    >>> subproblem("fenchel.activation", {"width": "64", "activation": "tanh"}).width
+    64
+    """
+    if name not in SUBPROBLEMS:
+        raise UsageError(f"unknown block {name!r}; known: {', '.join(SUBPROBLEMS)}.")
+    block = SUBPROBLEMS[name]
+    known = inspect.signature(block).parameters
+    arguments = {}
+    for key, value in (settings or {}).items():
+        if key not in known:
+            raise UsageError(f"{name} has no setting {key!r}; known: {', '.join(known)}.")
+        arguments[key] = _read(name, key, value, known[key].default)
+    return block(**arguments)
+
+
+def formulation(name: str, **settings: Any) -> Formulation:
+    """Make a formulation of the catalogue.
+
+    Raises
+    ------
+    UsageError
+        If the name or a setting is unknown.
+    """
+    if name not in FORMULATIONS:
+        raise UsageError(f"unknown method {name!r}; known: {', '.join(FORMULATIONS)}.")
+    made = FORMULATIONS[name]
+    known = [field.name for field in fields(made)]  # type: ignore[arg-type]
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise UsageError(f"the method {name!r} has no setting {unknown[0]!r}; known: {', '.join(known)}.")
+    return made(**settings)
+
+
+def _read(name: str, key: str, value: Any, default: Any) -> Any:
+    """A setting in the type of its default: strings from a command line become numbers."""
+    if not isinstance(value, str) or isinstance(default, str) or default is None:
+        return value
+    if isinstance(default, bool):
+        if value.lower() not in ("true", "false"):
+            raise UsageError(f"{name}: {key} is {value!r}; expected true or false.")
+        return value.lower() == "true"
+    try:
+        return type(default)(value)
+    except ValueError:
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise UsageError(f"{name}: {key} is {value!r}; expected {kind}.") from None

@@ -1,0 +1,259 @@
+"""A run as a folder of plain data: written sweep by sweep, so that an interrupted run loses nothing.
+
+    run.json              settings, seed, versions, notes (where the data come from), results; warm and cold iterations
+    history.jsonl         one record a sweep
+    audits.jsonl          comparisons with Clarabel
+    network.safetensors   the trained network: weights of the linear maps "0.weight", "0.bias", "2.weight", ...
+    weights/0007.safetensors      the same after sweep 7 (0000: before training)
+    data.npz              the training data as the network saw them (left out above 64 MB)
+
+No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..formulations.errors import UsageError
+from .history import History, finite, to_line
+from .layered import activation_module, read_network
+from .training_data import TrainingData
+
+LARGEST_SAVED_DATA = 64 * 2**20
+PACKAGES = ("convexblocks", "cvxpy", "clarabel", "scs", "numpy", "scipy", "torch", "scikit-learn")
+
+
+class RunWriter:
+    """Writes a run folder as training goes on.
+
+    Parameters
+    ----------
+    out : path
+        The folder; it must be new or empty.
+    network : torch.nn.Module
+        The network in training.
+    history : History
+        The record that training fills.
+    data : TrainingData
+        What the network is trained on.
+    notes : dict
+        JSON data for run.json.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds something already or cannot be written; nothing is left behind then.
+    """
+
+    def __init__(
+        self, out: str | Path, network: nn.Module, history: History, data: TrainingData, notes: dict[str, Any]
+    ) -> None:
+        self.out, self.history, self.data, self.notes = Path(out), history, data, notes
+        self.network = read_network(network)
+        self._sweeps_written = 0
+        prepare_folder(self.out)
+
+    def start(self, weights: list[Tensor], biases: list[Tensor]) -> None:
+        """Write everything that is known before the first sweep."""
+        (self.out / "weights").mkdir()
+        inputs = self.data.inputs.cpu().numpy()
+        if inputs.nbytes <= LARGEST_SAVED_DATA:
+            np.savez_compressed(self.out / "data.npz", X=inputs, y=self.data.plain)
+        self.sweep(0, weights, biases)
+
+    def sweep(self, sweep: int, weights: list[Tensor], biases: list[Tensor]) -> None:
+        """Write the weights after a sweep, and bring the other files up to date."""
+        tensors = self._tensors(weights, biases)
+        save_file(tensors, self.out / "weights" / f"{sweep:04d}.safetensors")
+        _replace(self.out / "network.safetensors", lambda path: save_file(tensors, path))
+        self._append()
+        self._describe()
+
+    def finish(self) -> None:
+        """Write what is only known at the end: why training stopped, and the last records."""
+        self._append()
+        self._describe()
+
+    def _tensors(self, weights: list[Tensor], biases: list[Tensor]) -> dict[str, Tensor]:
+        tensors = {}
+        for place, (weight, bias, linear) in enumerate(zip(weights, biases, self.network.linears, strict=True)):
+            tensors[f"{2 * place}.weight"] = weight.to(self.network.dtype).cpu().contiguous()
+            if linear.bias is not None:
+                tensors[f"{2 * place}.bias"] = bias.to(self.network.dtype).cpu().contiguous()
+        return tensors
+
+    def _append(self) -> None:
+        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
+            for record in self.history.records[self._sweeps_written :]:
+                file.write(to_line(record) + "\n")
+        self._sweeps_written = len(self.history.records)
+        lines = "".join(to_line(audit) + "\n" for audit in self.history.audits)
+        _replace(self.out / "audits.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+
+    def _describe(self) -> None:
+        last = {key: value for key, value in self.history.last.items() if not isinstance(value, (dict, list))}
+        described = {
+            "format": 1,
+            "settings": self.history.settings,
+            "random_state": self.history.settings["random_state"],
+            "versions": versions(),
+            "notes": self.notes,
+            "data_sha256": fingerprint(self.data.inputs.cpu().numpy(), self.data.plain),
+            "stop_reason": self.history.stop_reason or "running, or stopped from outside",
+            "last": last,
+            "iterations_warm_and_cold": self.history.warm_and_cold(),
+        }
+        text = json.dumps(finite(described), indent=2, allow_nan=False)
+        _replace(self.out / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+
+def prepare_folder(out: Path) -> None:
+    """Make a folder for a run.
+
+    Raises
+    ------
+    UsageError
+        If it holds something already or cannot be written.
+    """
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            seen = "is not a folder" if not out.is_dir() else "is not empty"
+            raise UsageError(f"the output {str(out)!r} {seen}; expected a new or empty folder: choose another --out.")
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"the output folder {str(out)!r} cannot be written ({error.strerror}); choose another --out."
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def fingerprint(X: np.ndarray, y: np.ndarray) -> str:
+    """SHA-256 of training data: of their shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for array in (X, y):
+        digest.update(f"{array.shape} {array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """The files of a run, read and checked; `load` makes a `Run` of them."""
+
+    path: Path
+    described: dict[str, Any]
+    history: History
+    module: nn.Sequential
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `fit` was asked for."""
+        settings: dict[str, Any] = self.described["settings"]
+        return settings
+
+    def weights_after(self, sweep: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights and biases in float64 after a sweep (0: before training).
+
+        Raises
+        ------
+        UsageError
+            If the run has no such sweep.
+        """
+        path = self.path / "weights" / f"{sweep:04d}.safetensors"
+        if not path.is_file():
+            raise UsageError(f"the run {str(self.path)!r} has no weights after sweep {sweep} ({path.name} is missing).")
+        tensors = _read_tensors(path)
+        layers = len(self.settings["widths"]) - 1
+        weights = [tensors[f"{2 * place}.weight"].double() for place in range(layers)]
+        biases = [
+            tensors.get(f"{2 * place}.bias", weights[place].new_zeros(len(weights[place]))).double()
+            for place in range(layers)
+        ]
+        return weights, biases
+
+    def training_data(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The training data that were saved with the run; None where they were too large."""
+        path = self.path / "data.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["X"], arrays["y"]
+
+
+def read_run(path: str | Path) -> SavedRun:
+    """Read the files of a run.
+
+    Raises
+    ------
+    UsageError
+        If the folder is no run, or a file of it is damaged.
+    """
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        raise UsageError(
+            f"{str(path)!r} is not a run: it has no run.json. Give the --out folder of `convexblocks train`."
+        )
+    try:
+        described = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        history = History(described["settings"], _read_lines(path / "history.jsonl"), _read_lines(path / "audits.jsonl"))
+        history.stop_reason = described["stop_reason"]
+        module = _module(described["settings"])
+        module.load_state_dict(_read_tensors(path / "network.safetensors"))
+    except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"the run {str(path)!r} is damaged: {error}. Train it again.") from None
+    return SavedRun(path, described, history, module)
+
+
+def _module(settings: dict[str, Any]) -> nn.Sequential:
+    widths, dtype = settings["widths"], getattr(torch, settings["dtype"])
+    modules: list[nn.Module] = []
+    for place, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+        modules.append(nn.Linear(inputs, outputs, bias=settings["biases"][place], dtype=dtype))
+        if place < len(settings["activations"]):
+            modules.append(activation_module(settings["activations"][place]))
+    return nn.Sequential(*modules)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UsageError(f"the file {str(path)!r} is damaged or unreadable: {error}.") from None
+    return tensors
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write beside the file and move over it, so that an interrupt leaves the old or the new one, whole."""
+    new = path.with_name(path.name + ".new")
+    write(new)
+    os.replace(new, path)

@@ -1,0 +1,176 @@
+"""The coordinator: a torch forward pass and batched convex block solves, in turn; the only loop.
+
+    weights --forward--> lifted state --gather--> block data --solve, warm--> values --scatter--> state --> weights
+
+After every sweep the network itself is measured by its forward pass; that is what is deployed and what the
+safeguard compares. In full-batch training the training objective (loss + penalty) never rises.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ..formulations.catalogue import formulation as find_formulation
+from ..formulations.formulation import Formulation
+from ..formulations.losses import Loss
+from ..formulations.subproblem import require_nonnegative, require_positive, require_size
+from .checkpoint import RunWriter
+from .history import History
+from .layered import read_network
+from .sweep import Event, Training, measure, run_sweep
+from .training_data import prepare, prepare_validation
+
+log = logging.getLogger("convexblocks")
+PATIENCE = 3
+
+
+def fit(
+    network: nn.Module,
+    data: tuple[Any, Any],
+    formulation: str | Formulation = "fenchel",
+    *,
+    loss: str | Loss | None = None,
+    task: str | None = None,
+    weight_decay: float = 0.1,
+    sweeps: int = 30,
+    tolerance: float = 1e-4,
+    time_limit: float | None = None,
+    batch_size: int | None = None,
+    proximity: float = 0.02,
+    block_tolerance: float = 1e-6,
+    audit_every: int = 0,
+    validation: tuple[Any, Any] | None = None,
+    random_state: int = 0,
+    out: str | Path | None = None,
+    notes: dict[str, Any] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> History:
+    """Train a network by alternating convex blocks; afterwards it is an ordinary trained torch module.
+
+    The objective is the SUM of the loss over samples plus (weight_decay / 2) times the sum of squares of all
+    weights (not biases). Blocks are solved in float64 on the device of the network.
+
+    Parameters
+    ----------
+    network : torch.nn.Sequential
+        Linear layers with known activations between them; its present weights are the start.
+    data : pair of arrays
+        X of shape (samples, features) and y: labels 0, 1, ..., K-1, or real targets (samples,) or (samples, outputs).
+    formulation : str or Formulation
+        ``"fenchel"``, or e.g. ``FenchelLifting(multiplier=1.0)``.
+    loss : str or Loss, optional
+        ``"squared"``, ``"logistic"`` or ``"softmax_cross_entropy"``; by default chosen from the task and the outputs.
+    task : {"classification", "regression"}, optional
+        By default inferred from y: whole numbers are labels.
+    weight_decay : float
+        See above.
+    sweeps : int
+        At most this many sweeps over the data.
+    tolerance : float
+        Stop when the objective has fallen by less than this fraction in 3 sweeps in a row; 0 never stops so.
+    time_limit : float, optional
+        Stop after the sweep that passes this many seconds.
+    batch_size : int, optional
+        Samples of a mini-batch; by default all samples are one batch. With mini-batches the objective may rise.
+    proximity : float
+        First factor of the proximal terms of the weight blocks, as a fraction of each block's mean curvature; it
+        falls while sweeps succeed and grows when one had to be shortened.
+    block_tolerance : float
+        Fenchel-Young gap asked of each block instance, relative to 1 + |objective|.
+    audit_every : int
+        Re-solve a few instances of every block by Clarabel each so many sweeps; 0 never.
+    validation : pair of arrays, optional
+        Test data, measured after each sweep and never used for training.
+    random_state : int
+        Seed of mini-batches and audits.
+    out : path, optional
+        Folder to write the run to, sweep by sweep; it must not hold another run.
+    notes : dict, optional
+        JSON data for run.json, e.g. where the data come from.
+    on_event : callable, optional
+        Called with a dict after each block (``event="block"``), sweep (``"sweep"``) and audit (``"audit"``).
+
+    Returns
+    -------
+    History
+        An interrupt (Ctrl-C) ends training after the last complete sweep; `stop_reason` says so.
+
+    Raises
+    ------
+    UsageError
+        If the network, the data or a setting cannot be used; nothing is changed or written then.
+    """
+    chosen = find_formulation(formulation) if isinstance(formulation, str) else formulation
+    require_size(sweeps=sweeps, **({} if batch_size is None else {"batch_size": batch_size}))
+    require_nonnegative(weight_decay=weight_decay, tolerance=tolerance, audit_every=audit_every)
+    require_positive(proximity=proximity, block_tolerance=block_tolerance, **({} if time_limit is None else {"time_limit": time_limit}))
+    layered = read_network(network)
+    checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
+    tested = None if validation is None else prepare_validation(validation, layered.widths, layered.device, checked.loss)
+    architecture = layered.architecture(checked.loss, float(weight_decay))
+    settings = {
+        "method": chosen.name, "formulation": asdict(chosen),  # type: ignore[call-overload]
+        "widths": list(layered.widths), "activations": [phi.label for phi in layered.activations],
+        "biases": list(architecture.biases), "dtype": str(layered.dtype).removeprefix("torch."),
+        "device": str(layered.device), "loss": checked.loss.name, "task": checked.loss.task,
+        "weight_decay": float(weight_decay), "sweeps": sweeps, "tolerance": tolerance, "time_limit": time_limit,
+        "batch_size": batch_size, "proximity": proximity, "block_tolerance": block_tolerance,
+        "audit_every": audit_every, "random_state": random_state, "samples": len(checked.inputs),
+    }  # fmt: skip
+    weights, biases = layered.parameters()
+    history = History(settings)
+    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
+    training = Training(
+        layered, architecture, chosen, checked, tested, history, weights, biases, proximity, batch_size,
+        block_tolerance, np.random.default_rng(random_state), on_event or (lambda event: None),
+    )  # fmt: skip
+    _train(training, writer, sweeps, tolerance, time_limit, audit_every)
+    return history
+
+
+def _train(
+    training: Training, writer: RunWriter | None, sweeps: int, tolerance: float, time_limit: float | None, audit_every: int
+) -> None:
+    history, began, cpu = training.history, time.perf_counter(), time.process_time()
+    history.records.append({"sweep": 0, **measure(training), "cpu_seconds": 0.0})
+    try:
+        if writer:
+            writer.start(training.weights, training.biases)
+        for sweep in range(1, sweeps + 1):
+            audit = bool(audit_every) and (sweep - 1) % audit_every == 0
+            record = {"sweep": sweep, **run_sweep(training, sweep, audit)}
+            training.network.write(training.weights, training.biases)
+            record |= {**measure(training), "cpu_seconds": time.process_time() - cpu}
+            history.records.append(record)
+            if writer:
+                writer.sweep(sweep, training.weights, training.biases)
+            training.emit({"event": "sweep", "sweeps": sweeps, "record": record})
+            history.stop_reason = _stop_reason(history, tolerance, time_limit, time.perf_counter() - began)
+            if history.stop_reason:
+                break
+        else:
+            history.stop_reason = f"all {sweeps} sweeps done"
+    except KeyboardInterrupt:
+        history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
+        training.network.write(training.weights, training.biases)
+    if writer:
+        writer.finish()
+    log.info("training ended: %s", history.stop_reason)
+
+
+def _stop_reason(history: History, tolerance: float, time_limit: float | None, seconds: float) -> str:
+    if time_limit is not None and seconds >= time_limit:
+        return f"the time limit of {time_limit:g} s is reached"
+    objectives = [record["objective"] for record in history.records[-PATIENCE - 1 :]]
+    falls = [before - after for before, after in zip(objectives, objectives[1:], strict=False)]
+    if len(falls) == PATIENCE and all(fall <= tolerance * abs(objectives[0]) for fall in falls) and tolerance > 0:
+        return f"the objective fell by less than a fraction {tolerance:g} in {PATIENCE} sweeps in a row"
+    return ""

@@ -1,0 +1,227 @@
+"""load(RUN): a finished run as the trained module, its history, and every instance of its blocks, alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..formulations.catalogue import formulation as make_formulation
+from ..formulations.errors import UsageError
+from ..formulations.formulation import Architecture, LiftedState
+from ..formulations.losses import find_loss
+from ..formulations.subproblem import Residuals, Subproblem
+from .batch import solve
+from .checkpoint import SavedRun, fingerprint, read_run
+from .history import History
+from .layered import read_network
+from .reference import solve_reference
+from .safeguards import rebalance
+from .solution import Solution
+from .training_data import check_inputs, prepare
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One block instance of a run.
+
+    Attributes
+    ----------
+    subproblem : Subproblem
+        The block.
+    data : dict of Tensor
+        Its data, with a batch axis of length one on what is per instance.
+    solution : Solution
+        The answer of the engine that training uses.
+    reference : Solution
+        Clarabel's answer to the same instance, with duals.
+    problem : cvxpy.Problem
+        The live model, its parameters set and its variables at Clarabel's answer.
+    """
+
+    subproblem: Subproblem
+    data: dict[str, Tensor]
+    solution: Solution
+    reference: Solution
+    problem: cp.Problem
+
+    @property
+    def residuals(self) -> Residuals:
+        """Residuals of the engine's answer on the original program."""
+        return self.solution.residuals
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that was written by `fit(..., out=...)`.
+
+    Attributes
+    ----------
+    module : torch.nn.Sequential
+        The trained network.
+    history : History
+        Its records.
+    settings, notes : dict
+        What `fit` was asked for, and where the data come from.
+    path : Path
+        The folder.
+    """
+
+    saved: SavedRun
+    data: tuple[np.ndarray, np.ndarray] | None
+
+    @property
+    def module(self) -> nn.Sequential:
+        """The trained network."""
+        return self.saved.module
+
+    @property
+    def history(self) -> History:
+        """The records of the run."""
+        return self.saved.history
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `fit` was asked for."""
+        return self.saved.settings
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted beside the settings, e.g. where the data come from."""
+        notes: dict[str, Any] = self.saved.described["notes"]
+        return notes
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.saved.path
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predictions for raw inputs: the run's own scaling of the features is applied first.
+
+        Parameters
+        ----------
+        X : array, shape (samples, features)
+            Inputs in the units of the data that the run was started with.
+
+        Returns
+        -------
+        array
+            Labels (samples,), or real outputs (samples, outputs).
+
+        Raises
+        ------
+        UsageError
+            If X is no finite numbers or has another number of features.
+        """
+        inputs = check_inputs(X, features=self.settings["widths"][0])
+        scaling = self.notes.get("scaling")
+        if scaling:
+            inputs = (inputs - np.asarray(scaling["shift"])) / np.asarray(scaling["scale"])
+        layered = read_network(self.module)
+        with torch.no_grad():
+            output = self.module(torch.as_tensor(inputs, dtype=layered.dtype))
+        loss = find_loss(self.settings["loss"])
+        return loss.predict(output.numpy())
+
+    def subproblem(self, layer: int, sample: int, sweep: int | None = None) -> cp.Problem:
+        """One activation block instance as a live cvxpy Problem with its values; see `instance`."""
+        return self.instance(layer, sample, sweep).problem
+
+    def instance(self, layer: int, sample: int, sweep: int | None = None) -> Instance:
+        """The block of one layer and one training sample in a sweep of the run, solved again.
+
+        Parameters
+        ----------
+        layer : int
+            Hidden layer 1, 2, ...; the output layer L where the run lifts its output.
+        sample : int
+            Row of the training data.
+        sweep : int, optional
+            Sweep 1, 2, ...; by default the last. Its blocks start from the weights after the sweep before.
+
+        Raises
+        ------
+        UsageError
+            If there is no such layer, sample or sweep, or the training data are needed and absent.
+        """
+        architecture, formulation = self._architecture(), self._formulation()
+        state = self._state(architecture, sample, sweep)
+        steps = [step for group in formulation.groups(architecture) for step in group if step.block != "weight"]
+        if layer not in [step.layer for step in steps]:
+            layers = ", ".join(str(step.layer) for step in reversed(steps)) or "none"
+            raise UsageError(f"the run has no activation block of layer {layer}; it has blocks of the layers {layers}.")
+        formulation.start(architecture, state)
+        for step in steps:
+            block = formulation.gather(step, architecture, state)
+            solution = solve(block.subproblem, block.data, tolerance=self.settings["block_tolerance"])
+            if step.layer == layer:
+                return _instance(block.subproblem, block.data, solution)
+            formulation.scatter(step, architecture, state, solution.values)
+        raise AssertionError("the layer was found among the steps")
+
+    def _architecture(self) -> Architecture:
+        layered = read_network(self.module)
+        return layered.architecture(find_loss(self.settings["loss"]), self.settings["weight_decay"])
+
+    def _formulation(self) -> Any:
+        return make_formulation(self.settings["method"], **self.settings["formulation"])
+
+    def _state(self, architecture: Architecture, sample: int, sweep: int | None) -> LiftedState:
+        last = int(self.history.last["sweep"])
+        sweep = last if sweep is None else sweep
+        if not 1 <= sweep <= last:
+            raise UsageError(f"the run has no sweep {sweep}; it has the sweeps 1 to {last}.")
+        X, y = self._training_data()
+        if not 0 <= sample < len(X):
+            raise UsageError(f"there is no training sample {sample}; the run has the samples 0 to {len(X) - 1}.")
+        weights, biases = self.saved.weights_after(sweep - 1)
+        rebalance(architecture, weights, biases)
+        targets = architecture.loss.encode(y, architecture.widths[-1])
+        rows = slice(sample, sample + 1)
+        return LiftedState(torch.as_tensor(X[rows]), torch.as_tensor(targets[rows]), weights, biases)
+
+    def _training_data(self) -> tuple[np.ndarray, np.ndarray]:
+        if self.data is None:
+            raise UsageError(
+                f"the run {str(self.path)!r} does not hold its training data (they are large); "
+                "give them: load(RUN, data=(X, y))."
+            )
+        return self.data
+
+
+def load(path: str | Path, *, data: tuple[Any, Any] | None = None) -> Run:
+    """Read a run that `fit(..., out=path)` or ``convexblocks train --out`` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+    data : pair of arrays, optional
+        The training data as the network saw them; needed only for `Run.subproblem` of runs whose data were too
+        large to be saved. They are compared with the run's fingerprint.
+
+    Raises
+    ------
+    UsageError
+        If the folder is no run, a file is damaged, or the data are not those of the run.
+    """
+    saved = read_run(path)
+    if data is not None:
+        settings = saved.settings
+        checked = prepare(data, tuple(settings["widths"]), torch.device("cpu"), loss=settings["loss"], task=None)
+        found = (checked.inputs.numpy(), checked.plain)
+        if fingerprint(*found) != saved.described["data_sha256"]:
+            raise UsageError(f"these are not the training data of the run {str(path)!r}: their fingerprint differs.")
+        return Run(saved, found)
+    return Run(saved, saved.training_data())
+
+
+def _instance(subproblem: Subproblem, data: dict[str, Tensor], solution: Solution) -> Instance:
+    reference = solve_reference(subproblem, data)
+    return Instance(subproblem, data, solution, reference, subproblem.program())

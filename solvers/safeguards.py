@@ -1,0 +1,80 @@
+"""What keeps a sweep honest: monotone steps, rebalanced layers, proximal factors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..formulations.formulation import Architecture, LiftedState, training_objective
+from .layered import LayeredNetwork
+
+HALVINGS = 12
+
+
+def rebalance(architecture: Architecture, weights: list[Tensor], biases: list[Tensor]) -> None:
+    """Rescale the units of homogeneous layers so that their incoming and outgoing weights have like norms, in place.
+
+    phi(t u) = t phi(u) for t > 0 lets a unit's weights and bias be multiplied by t and its outgoing weights divided
+    by t without changing the network. The penalty is least at t = sqrt(|outgoing| / |incoming|); t is rounded to a power of two, so that
+    the network is preserved to the last bit. Units without incoming or outgoing weights stay as they are.
+    """
+    for layer, phi in enumerate(architecture.activations):
+        if not phi.homogeneous:
+            continue
+        incoming, outgoing = weights[layer].norm(dim=1), weights[layer + 1].norm(dim=0)
+        alive = (incoming > 0) & (outgoing > 0)
+        ratio = torch.where(alive, outgoing / incoming.clamp_min(1e-300), 1.0)
+        scale = torch.exp2(torch.round(torch.log2(ratio) / 2))
+        weights[layer] = weights[layer] * scale[:, None]
+        biases[layer] = biases[layer] * scale
+        weights[layer + 1] = weights[layer + 1] / scale
+
+
+def objective(architecture: Architecture, network: LayeredNetwork, state: LiftedState) -> float:
+    """The training objective of the weights as the network would hold them (rounded to its dtype)."""
+    weights, biases = network.round(state.weights), network.round(state.biases)
+    return sum(training_objective(architecture, weights, biases, state.inputs, state.targets))
+
+
+def accept(
+    architecture: Architecture,
+    network: LayeredNetwork,
+    state: LiftedState,
+    old: tuple[list[Tensor], list[Tensor]],
+    before: float,
+) -> float:
+    """Move from the old weights towards the state's weights as far as the training objective falls.
+
+    The full move is tried first, then halves of it. The state ends with the accepted weights, rounded to the
+    network's dtype; without any descent with the old ones.
+
+    Returns
+    -------
+    float
+        Fraction of the move: 1, 1/2, 1/4, ..., or 0.
+    """
+    new = (state.weights, state.biases)
+    step = 1.0
+    for _ in range(HALVINGS):
+        state.weights, state.biases = (
+            network.round([a + step * (b - a) for a, b in zip(was, now, strict=True)])
+            for was, now in zip(old, new, strict=True)
+        )
+        # A comparison with NaN is false: weights that overflow are never accepted.
+        if objective(architecture, network, state) < before:
+            return step
+        step /= 2
+    state.weights, state.biases = list(old[0]), list(old[1])
+    return 0.0
+
+
+def curvature(architecture: Architecture, state: LiftedState, factors: list[float]) -> list[float]:
+    """Scale of each weight block: its multiplier times the mean diagonal of its Gram matrix, plus the weight decay.
+
+    Proximal factors are fractions of it, so that they mean the same for all data sizes and feature scales.
+    """
+    below = [state.inputs, *state.activations]
+    return [
+        factor * float((inputs**2).sum()) / inputs.shape[1] + architecture.weight_decay
+        for inputs, factor in zip(below, factors, strict=True)
+    ]

@@ -1,0 +1,194 @@
+"""One sweep of training: the blocks of every batch in order, then the safeguard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..formulations.formulation import (
+    Architecture,
+    Formulation,
+    LiftedState,
+    Step,
+    forward,
+    penalty,
+    training_objective,
+)
+from .audit import audit_block
+from .batch import solve
+from .history import History
+from .layered import LayeredNetwork
+from .safeguards import accept, curvature, objective, rebalance
+from .solution import Solution, Status
+from .training_data import TrainingData
+
+Event = dict[str, Any]
+Rows = slice | Tensor
+SHRINK, GROW = 0.8, 2.0
+
+
+@dataclass
+class Training:
+    """What a run carries from sweep to sweep."""
+
+    network: LayeredNetwork
+    architecture: Architecture
+    formulation: Formulation
+    data: TrainingData
+    validation: TrainingData | None
+    history: History
+    weights: list[Tensor]
+    biases: list[Tensor]
+    proximity: float
+    batch_size: int | None
+    tolerance: float
+    generator: np.random.Generator
+    emit: Callable[[Event], None]
+    memory: dict[Step, dict[str, Tensor]] = field(default_factory=dict)
+
+
+def measure(training: Training) -> dict[str, Any]:
+    """Figures of the network as deployed: its forward pass on the training and the test data."""
+    data, weights, biases = training.data, training.weights, training.biases
+    _, output = forward(training.architecture, weights, biases, data.inputs)
+    loss, decay = training_objective(training.architecture, weights, biases, data.inputs, data.targets)
+    figures: dict[str, Any] = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
+    figures |= {f"train_{name}": value for name, value in data.score(output).items()}
+    if training.validation is not None:
+        _, output = forward(training.architecture, weights, biases, training.validation.inputs)
+        figures |= {f"test_{name}": value for name, value in training.validation.score(output).items()}
+    return figures
+
+
+def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
+    """Run one sweep; the training ends with the accepted weights. Gives the sweep's record."""
+    architecture, network = training.architecture, training.network
+    rebalance(architecture, training.weights, training.biases)
+    old = (training.weights, training.biases)
+    whole = _state(training, slice(None))
+    before = objective(architecture, network, whole)
+    record: dict[str, Any] = {
+        "proximity": training.proximity,
+        "lifted_estimate": penalty(architecture, training.weights),
+        "layer_gaps": [],
+        "blocks": {},
+    }
+    batches = _batches(training)
+    for place, rows in enumerate(batches):
+        state = _state(training, rows)
+        _solve_blocks(training, state, rows, record, sweep if audit and place == 0 else None)
+        training.weights, training.biases = state.weights, state.biases
+    whole.weights, whole.biases = training.weights, training.biases
+    if len(batches) == 1:
+        record["step"] = accept(architecture, network, whole, old, before)
+        training.proximity *= SHRINK if record["step"] == 1 else GROW if record["step"] else GROW**2
+    else:
+        # Mini-batches may raise the objective; only a sweep that leaves the finite numbers is undone.
+        whole.weights, whole.biases = network.round(whole.weights), network.round(whole.biases)
+        after = objective(architecture, network, whole)
+        record["step"] = 1.0 if after < float("inf") else 0.0
+        training.proximity *= 1.0 if after < before else GROW
+        if not record["step"]:
+            whole.weights, whole.biases = old
+    training.weights, training.biases = whole.weights, whole.biases
+    return record
+
+
+def _batches(training: Training) -> list[Rows]:
+    samples = len(training.data.inputs)
+    if training.batch_size is None or training.batch_size >= samples:
+        return [slice(None)]
+    order = torch.as_tensor(training.generator.permutation(samples), device=training.network.device)
+    return list(order.split(training.batch_size))
+
+
+def _state(training: Training, rows: Rows) -> LiftedState:
+    """The state before the blocks of a batch: the weights and the batch's rows."""
+    data = training.data
+    return LiftedState(data.inputs[rows], data.targets[rows], list(training.weights), list(training.biases))
+
+
+def _solve_blocks(
+    training: Training, state: LiftedState, rows: Rows, record: dict[str, Any], audit: int | None
+) -> None:
+    """Solve all blocks of one batch in order; the state ends with the new weights."""
+    architecture, formulation = training.architecture, training.formulation
+    formulation.start(architecture, state)
+    _set_proximity(training, state)
+    lifted_measured = False
+    for step in (step for group in formulation.groups(architecture) for step in group):
+        if step.block == "weight" and not lifted_measured:
+            _add_lifted(training, state, record)
+            lifted_measured = True
+        block = formulation.gather(step, architecture, state)
+        warm = _recall(training, step, rows) or block.start
+        solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)
+        _add_block(record, step, solution)
+        if audit is not None:
+            found = {"sweep": audit, **audit_block(step, block, solution, training.tolerance, seed=audit)}
+            training.history.audits.append(found)
+            training.emit({"event": "audit", "audit": found})
+        if step.block != "weight":
+            _remember(training, step, rows, solution)
+        formulation.scatter(step, architecture, state, solution.values)
+        training.emit({"event": "block", "block": step.label, "seconds": solution.seconds})
+
+
+def _set_proximity(training: Training, state: LiftedState) -> None:
+    """Proximal factors of a batch; a mini-batch stands for all samples, so they weigh as against the whole."""
+    share = len(training.data.inputs) / len(state.inputs)
+    scales = curvature(training.architecture, state, training.formulation.factors(training.architecture))
+    state.proximity = [training.proximity * scale * share for scale in scales]
+
+
+def _recall(training: Training, step: Step, rows: Rows) -> dict[str, Tensor]:
+    """What the engine left for these samples the last time; empty where one of them is new."""
+    past = {name: value[rows] for name, value in training.memory.get(step, {}).items()}
+    return past if all(bool(value.isfinite().all()) for value in past.values()) else {}
+
+
+def _remember(training: Training, step: Step, rows: Rows, solution: Solution) -> None:
+    """Keep the engine's state for each sample, so that mini-batches find their own past."""
+    known = training.memory.setdefault(step, {})
+    samples = len(training.data.inputs)
+    for name, value in solution.state.items():
+        if name not in known:
+            known[name] = value.new_full((samples, *value.shape[1:]), torch.nan)
+        known[name][rows] = value
+
+
+def _add_lifted(training: Training, state: LiftedState, record: dict[str, Any]) -> None:
+    """Add a batch's part of the lifted objective: mini-batches share out the samples, not the penalty."""
+    architecture, formulation = training.architecture, training.formulation
+    value = formulation.lifted_value(architecture, state) - penalty(architecture, state.weights)
+    gaps = formulation.layer_gaps(architecture, state)
+    record["lifted_estimate"] += value
+    before = record["layer_gaps"] or [0.0] * len(gaps)
+    record["layer_gaps"] = [a + b for a, b in zip(before, gaps, strict=True)]
+
+
+def _add_block(record: dict[str, Any], step: Step, solution: Solution) -> None:
+    found = {
+        "engine": solution.engine,
+        "iterations": float(solution.iterations.double().mean()),
+        "seconds": solution.seconds,
+        "instances": len(solution.status),
+        "unsolved": sum(status is not Status.SOLVED for status in solution.status),
+        **solution.residuals.worst(),
+    }
+    known = record["blocks"].get(step.label)
+    record["blocks"][step.label] = found if known is None else _merge(known, found)
+
+
+def _merge(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a block over several mini-batches: sums, the mean of iterations, the worst residuals."""
+    total = known["instances"] + found["instances"]
+    mean = (known["iterations"] * known["instances"] + found["iterations"] * found["instances"]) / total
+    sums = {key: known[key] + found[key] for key in ("seconds", "instances", "unsolved")}
+    worst = {key: max(known[key], found[key]) for key in ("feasibility", "stationarity", "gap")}
+    return {"engine": found["engine"], "iterations": mean, **sums, **worst}
