@@ -104,7 +104,8 @@ def _keeps(expression: Any, dpp: bool) -> bool:
 
 def _message(title: str, problem: Any, dpp: bool) -> str:
     names = attempt(lambda: assign_names(problem), Names())
-    places = list(dict.fromkeys(attempt(lambda: list(_places(problem, names, dpp)), [])))
+    found: list[str] = attempt(lambda: list(_places(problem, names, dpp)), [])
+    places = list(dict.fromkeys(found))
     if not places:
         return f"{title}: cvxpy refuses it, but no single sub-expression is to blame"
     left_out = len(places) - NAMED_PLACES

@@ -11,7 +11,7 @@ import cvxpy as cp
 from .blame import describe_offender, explain_not_dcp, explain_not_dpp, smallest_offender
 from .naming import Names, printable
 from .plain_text import Limits, constraint_text, expression_text, relation_of
-from .reading import attempt, read, strip
+from .reading import attempt, read, scalar_value, strip
 
 __all__ = [
     "ConvexityRow",
@@ -100,9 +100,9 @@ def convexity_table(problem: Any, names: Names) -> list[ConvexityRow]:
         One row each, objective first.
     """
     wanted = "concave" if isinstance(problem.objective, cp.Maximize) else "convex"
-    terms = attempt(lambda: objective_terms(problem), [])
+    terms: list[Any] = attempt(lambda: objective_terms(problem), [])
     rows = [attempt(partial(_term_row, term, wanted, names), UNKNOWN_TERM) for term in terms]
-    constraints = attempt(lambda: list(problem.constraints), [])
+    constraints: list[Any] = attempt(lambda: list(problem.constraints), [])
     rows += [attempt(partial(_constraint_row, item, names), UNKNOWN_CONSTRAINT) for item in constraints]
     return rows
 
@@ -196,6 +196,8 @@ def _clauses(expression: Any, wanted: str, names: Names, depth: int) -> list[str
 
 def _multiple(arguments: tuple[Any, ...], wanted: str, names: Names, depth: int) -> list[str]:
     factor, term = sorted(arguments, key=lambda argument: not argument.is_constant())
+    if scalar_value(factor) == 1:
+        return _clauses(term, wanted, names, depth)
     sign, kind = ("nonnegative", wanted) if factor.is_nonneg() else ("nonpositive", _other(wanted))
     return [f"{sign} multiple of a {kind} term", *_clauses(term, kind, names, depth)]
 

@@ -16,6 +16,8 @@ from .model_text import left_out, opening, property_lines
 from .naming import text_latex
 from .reading import attempt
 
+# Browsers know no bold numbers but as characters of their own.
+BOLD_ONE = '<mn mathvariant="bold">1</mn>'
 NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 ELEMENTS = set(
     """math mrow mi mn mo ms mtext mspace msub msup msubsup mover munder munderover mfrac msqrt mroot
@@ -62,7 +64,8 @@ def _symbol_latex(symbol: dict[str, Any]) -> str:
 def mathml(latex: str) -> Markup | str:
     """Convert LaTeX to MathML; return the LaTeX itself, to be escaped as text, where that fails."""
     # The converter does not escape text: what it returns is trusted only if it holds nothing but MathML.
-    return attempt(lambda: _checked(convert(latex)), latex)
+    bold_one = "<mn>\N{MATHEMATICAL BOLD DIGIT ONE}</mn>"
+    return attempt(lambda: _checked(convert(latex).replace(BOLD_ONE, bold_one)), latex)
 
 
 def _checked(converted: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -44,7 +45,9 @@ def property_lines(properties: dict[str, Any]) -> list[str]:
 
 def opening(mathematics: str) -> str:
     """Return the first paragraph and the display below it: what follows in a docstring repeats the tables."""
-    first, _, rest = textwrap.dedent(mathematics).strip().partition("\n\n")
+    lines = (line.rstrip() for line in inspect.cleandoc(mathematics).splitlines())
+    visible = ("".join(filter(str.isprintable, line)) for line in lines)
+    first, _, rest = "\n".join(visible).partition("\n\n")
     display = rest.partition("\n\n")[0]
     indented = display.startswith(" ")
     return f"{first}\n\n{textwrap.indent(textwrap.dedent(display), '    ')}" if indented else first

@@ -33,12 +33,13 @@ MATHEMATICS_MODE = {
     "^": r"\wedge ",
     "~": r"\sim ",
     "\\": r"\backslash ",
-    '"': "''",
-    "`": "'",
+    '"': r"\text{''}",
+    "`": r"\text{'}",
 }
 # A symbol's own LaTeX stands inside cells and braces of ours; these would break out of them.
 FORBIDDEN = re.compile(
-    r"[%&<>$#~]|\\\\|\\(begin|end|def|newcommand|newenvironment|href|style|class|input|include|write|verb|left|right)"
+    r"[%&<>$#~]|\\\\|[_^]\s*(}|$)|"
+    r"\\(begin|end|def|newcommand|newenvironment|href|style|class|input|include|write|verb|left|right)"
 )
 
 
@@ -100,7 +101,8 @@ def assign_names(problem: Any, description: Description | None = None) -> Names:
         latex = (symbol and accepted_latex(symbol.latex)) or name_latex(name)
         names.add(leaf, name + primes, f"{{{latex}}}{primes}" if primes else latex)
     number = 0
-    for constant in attempt(lambda: list(problem.constants()), []):
+    constants: list[Any] = attempt(lambda: list(problem.constants()), [])
+    for constant in constants:
         if key_of(constant) in names.plain or scalar_value(constant) is not None:
             continue
         given = getattr(constant, "_name", None)
@@ -137,8 +139,10 @@ def name_latex(name: str) -> str:
 def _word_latex(word: str) -> str:
     if word in GREEK:
         return rf"\{word}"
-    plain = word.isascii() and word.isalnum()
-    return word if plain and (len(word) == 1 or word.isdigit()) else text_latex(word)
+    if word.isascii() and word.isalnum() and (len(word) == 1 or word.isdigit()):
+        return word
+    # Braces, so that a subscript or a superscript belongs to the whole name.
+    return text_latex(word) if word.isalnum() else f"{{{text_latex(word)}}}"
 
 
 def text_latex(text: Any) -> str:
@@ -168,7 +172,7 @@ def _balanced(latex: str) -> bool:
 
 def shape_latex(leaf: Any) -> str:
     r"""Return the set that shape and declared attributes put a leaf in, as in ``\mathbb{R}^{64}_{+}``."""
-    attributes = attempt(lambda: leaf.attributes, {})
+    attributes: dict[str, Any] = attempt(lambda: leaf.attributes, {})
     sizes = r" \times ".join(str(size) for size in leaf.shape)
     if attributes.get("boolean") is True:
         return r"\{0, 1\}" + (f"^{{{sizes}}}" if sizes else "")

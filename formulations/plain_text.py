@@ -84,6 +84,8 @@ def _written(expression: Any, names: Names, limits: Limits) -> tuple[str, int]:
     if operation in INFIX and len(arguments) == 2:
         left = write(arguments[0], names, limits, PRODUCT)
         right = write(arguments[1], names, limits, CALL)
+        if left.startswith("(-") and scalar_value(arguments[0]) is not None:
+            return f"{left[1:-1]} {INFIX[operation]} {right}", SUM
         return f"{left} {INFIX[operation]} {right}", PRODUCT
     if operation == "index":
         return f"{write(arguments[0], names, limits, CALL)}[{', '.join(reading.details)}]", CALL

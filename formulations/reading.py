@@ -221,7 +221,7 @@ def _read_pnorm(expression: Any) -> Reading:
 
 
 def _read_power(expression: Any) -> Reading:
-    exponent = expression.p if isinstance(expression.p, Number) else expression.p.value
+    exponent: Any = expression.p if isinstance(expression.p, Number) else expression.p.value
     if exponent is None:
         return Reading("power", (expression.args[0],), (str(expression.p.name()),))
     number = float(exponent)

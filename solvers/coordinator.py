@@ -44,7 +44,7 @@ def fit(
     tolerance: float = 1e-4,
     time_limit: float | None = None,
     batch_size: int | None = None,
-    proximity: float = 0.02,
+    proximity: float = 0.1,
     block_tolerance: float = 1e-6,
     audit_every: int = 0,
     validation: tuple[Any, Any] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,13 +117,17 @@ def _solve_blocks(
     training: Training, state: LiftedState, rows: Rows, record: dict[str, Any], audit: int | None
 ) -> None:
     """Solve all blocks of one batch in order; the state ends with the new weights."""
-    architecture, formulation = training.architecture, training.formulation
+    formulation = training.formulation
+    share = len(state.inputs) / len(training.data.inputs)
+    # A mini-batch answers for its share of the penalty; its proximal terms stand in for the samples it does not see.
+    architecture = replace(training.architecture, weight_decay=training.architecture.weight_decay * share)
     formulation.start(architecture, state)
-    _set_proximity(training, state)
+    scales = curvature(architecture, state, formulation.factors(architecture))
+    state.proximity = [training.proximity * scale / share for scale in scales]
     lifted_measured = False
     for step in (step for group in formulation.groups(architecture) for step in group):
         if step.block == "weight" and not lifted_measured:
-            _add_lifted(training, state, record)
+            _add_lifted(formulation, architecture, state, record)
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
         warm = _recall(training, step, rows) or block.start
@@ -137,13 +141,6 @@ def _solve_blocks(
             _remember(training, step, rows, solution)
         formulation.scatter(step, architecture, state, solution.values)
         training.emit({"event": "block", "block": step.label, "seconds": solution.seconds})
-
-
-def _set_proximity(training: Training, state: LiftedState) -> None:
-    """Proximal factors of a batch; a mini-batch stands for all samples, so they weigh as against the whole."""
-    share = len(training.data.inputs) / len(state.inputs)
-    scales = curvature(training.architecture, state, training.formulation.factors(training.architecture))
-    state.proximity = [training.proximity * scale * share for scale in scales]
 
 
 def _recall(training: Training, step: Step, rows: Rows) -> dict[str, Tensor]:
@@ -162,9 +159,10 @@ def _remember(training: Training, step: Step, rows: Rows, solution: Solution) ->
         known[name][rows] = value
 
 
-def _add_lifted(training: Training, state: LiftedState, record: dict[str, Any]) -> None:
-    """Add a batch's part of the lifted objective: mini-batches share out the samples, not the penalty."""
-    architecture, formulation = training.architecture, training.formulation
+def _add_lifted(
+    formulation: Formulation, architecture: Architecture, state: LiftedState, record: dict[str, Any]
+) -> None:
+    """Add a batch's part of the lifted loss and gaps; the penalty is in the record already."""
     value = formulation.lifted_value(architecture, state) - penalty(architecture, state.weights)
     gaps = formulation.layer_gaps(architecture, state)
     record["lifted_estimate"] += value

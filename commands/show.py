@@ -1,0 +1,185 @@
+"""`convexblocks show`: a block as a readable model, or one instance of it out of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..formulations.catalogue import SUBPROBLEMS, subproblem
+from ..formulations.errors import UsageError
+from .console import cells, heading, number, output, print_json, say, say_lines, table
+
+if TYPE_CHECKING:
+    from ..solvers.agreement import Agreement
+    from ..solvers.run import Instance
+    from ..solvers.solution import Solution
+
+    Pair = tuple[Solution, Solution]
+
+MOST_ENTRIES = 12
+
+
+def show(
+    target: Annotated[str, typer.Argument(help="A block from `convexblocks list`, or the folder of a run.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Setting of a block.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Of a run: hidden layer 1, 2, ...")] = None,
+    sample: Annotated[int | None, typer.Option(help="Of a run: row of the training data, from 0.")] = None,
+    sweep: Annotated[int | None, typer.Option(help="Of a run: sweep; by default the last.")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="The model in LaTeX.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="The model as an HTML fragment.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Plain data; of a run, all values too.")] = False,
+) -> None:
+    """Show a block as a readable model; or, of a run, one instance with values, duals and residuals."""
+    if latex + html + json > 1:
+        raise UsageError("more than one of --latex, --html and --json was given; expected at most one: choose one.")
+    if target in SUBPROBLEMS or not Path(target).exists():
+        _refuse_run_options(target, layer, sample, sweep)
+        block = subproblem(target, _settings(settings or []))
+        if json:
+            print_json(block.json())
+        else:
+            say_lines(block.latex() if latex else block.html() if html else block.show())
+        return
+    if settings:
+        raise UsageError(f"--set is for blocks, but {target!r} is a path; the blocks of a run have the run's settings.")
+    instance = _instance(target, 1 if layer is None else layer, 0 if sample is None else sample, sweep)
+    if latex or html:
+        say_lines(instance.subproblem.latex() if latex else instance.subproblem.html())
+        return
+    from ..solvers.agreement import agree
+
+    agreement = agree(instance.subproblem, instance.data)
+    if json:
+        print_json(_as_data(instance, agreement))
+    else:
+        _tell(instance, agreement)
+
+
+def _settings(pairs: list[str]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--set {pair!r} cannot be read; expected NAME=VALUE, e.g. --set width=64.")
+        settings[name] = value
+    return settings
+
+
+def _refuse_run_options(target: str, *options: int | None) -> None:
+    if target not in SUBPROBLEMS:
+        raise UsageError(
+            f"{target!r} is neither a block nor the folder of a run; known blocks: {', '.join(SUBPROBLEMS)}. "
+            "A run is the --out folder of `convexblocks train`."
+        )
+    if any(option is not None for option in options):
+        raise UsageError(
+            f"--layer, --sample and --sweep choose an instance of a run, but {target!r} is a block: "
+            "give the folder of a run, or leave them out."
+        )
+
+
+def _instance(run: str, layer: int, sample: int, sweep: int | None) -> Instance:
+    from ..solvers.run import load
+
+    loaded = load(run)
+    data = _data_again(loaded.notes, loaded.settings) if loaded.data is None else None
+    return (load(run, data=data) if data else loaded).instance(layer, sample, sweep)
+
+
+def _data_again(notes: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """The training data of a run that was too large to hold them, read again from where they came."""
+    from ..networks.datasets import load_dataset
+
+    source = notes.get("data", {})
+    if "from" not in source:
+        return None
+    where = source["from"]
+    kept = {"random_state": settings["random_state"], "task": settings["task"]}
+    options = {**kept, "split": source["split"] != "none: all samples are for training",
+               "standardize": "scaling" in notes}  # fmt: skip
+    path = Path(where)
+    if path.stem == source["name"] and source["name"] in ("mnist", "fashion_mnist"):
+        return load_dataset(source["name"], data_dir=path.parent, **options).train
+    return load_dataset(where, **options).train
+
+
+def _tell(instance: Instance, agreement: Agreement) -> None:
+    say_lines(instance.subproblem.show())
+    pair = (instance.solution, instance.reference)
+    heading("Values: the engine's answer and Clarabel's")
+    _tell_values(pair)
+    heading("Duals")
+    _tell_duals(pair)
+    heading("Residuals, measured on this program")
+    shown = table("", instance.solution.engine, "clarabel", numbers=(instance.solution.engine, "clarabel"))
+    for name, values in _measures(pair).items():
+        shown.add_row(*cells(name, *values))
+    output().print(shown, "")
+    say(f"{agreement}.")
+
+
+def _tell_values(pair: Pair) -> None:
+    engine, reference = pair
+    shown = table("variable", engine.engine, "clarabel", "difference", numbers=(engine.engine, "clarabel", "difference"))
+    left_out = 0
+    for name in [name for name in engine.values if name in reference.values]:
+        ours, theirs = (solution.values[name].flatten().tolist() for solution in pair)
+        for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            if place < MOST_ENTRIES:
+                entry = name if len(ours) == 1 else f"{name}[{place}]"
+                shown.add_row(*cells(entry, f"{a:.6f}", f"{b:.6f}", f"{abs(a - b):.1e}"))
+        left_out += max(0, len(ours) - MOST_ENTRIES)
+    output().print(shown)
+    if left_out:
+        say(f"... and {left_out} more entries; all of them: --json")
+
+
+def _tell_duals(pair: Pair) -> None:
+    engine, reference = pair
+    shown = table("constraint", "shape", "smallest", "largest", "nonzero", numbers=("smallest", "largest", "nonzero"))
+    for label, dual in reference.duals.items():
+        shape = " x ".join(map(str, dual.shape[1:])) or "scalar"
+        nonzero = f"{int((dual.abs() > 1e-6).sum())} of {dual.numel()}"
+        shown.add_row(*cells(label, shape, f"{dual.min():.6f}", f"{dual.max():.6f}", nonzero))
+    output().print(shown)
+    if not engine.duals:
+        say(f"These are Clarabel's; {engine.engine} computes none. All entries: --json")
+
+
+def _measures(pair: Pair) -> dict[str, list[str]]:
+    measures = {
+        name: [f"{solution.residuals.worst()[name]:.1e}" for solution in pair]
+        for name in ("feasibility", "stationarity", "gap")
+    }
+    measures["iterations"] = [number(int(solution.iterations[0])) for solution in pair]
+    measures["status"] = [solution.status[0].name.lower() for solution in pair]
+    return measures
+
+
+def _as_data(instance: Instance, agreement: Agreement) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    pair = (instance.solution, instance.reference)
+    return {
+        "model": instance.subproblem.json(),
+        "data": {
+            name: (value if instance.subproblem.is_shared(name) else value[0]).tolist()
+            for name, value in instance.data.items()
+        },
+        "objective": float(instance.problem.objective.value),
+        "answers": {solution.engine: _answer(solution) for solution in pair},
+        "agreement": {**asdict(agreement), "agrees": agreement.agrees},
+    }
+
+
+def _answer(solution: Solution) -> dict[str, Any]:
+    return {
+        "values": {name: value[0].tolist() for name, value in solution.values.items()},
+        "duals": {label: dual[0].tolist() for label, dual in solution.duals.items()},
+        "residuals": solution.residuals.worst(),
+        "status": solution.status[0].name,
+        "iterations": int(solution.iterations[0]),
+        "seconds": solution.seconds,
+    }

@@ -1,0 +1,139 @@
+"""`convexblocks train`: train a network by alternating convex blocks, and its baselines beside it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..formulations.catalogue import formulation
+from ..formulations.losses import find_loss
+from .console import cells, number, output, print_json, say, sweep_progress, table, working
+from .results import own_figures, result_table, save_baselines
+from .training import INTERRUPTED, make_network, outputs_for, train_baselines, train_blocks
+
+if TYPE_CHECKING:
+    from ..networks.datasets import Dataset
+    from ..solvers.history import History
+
+Option = typer.Option
+
+
+def train(
+    data: Annotated[str, typer.Argument(help="A name from `convexblocks list`, or a path: .npz or .csv.")],
+    method: Annotated[str, Option(help="Formulation.")] = "fenchel",
+    hidden: Annotated[list[int], Option(help="Width of a hidden layer; once for each layer.")] = [64],  # noqa: B006
+    activation: Annotated[str, Option(help="Activation of the hidden layers.")] = "relu",
+    loss: Annotated[str | None, Option(help="Training loss; by default from the task.")] = None,
+    task: Annotated[str | None, Option(help="classification | regression; by default inferred from y.")] = None,
+    weight_decay: Annotated[float, Option(help="Penalty: this / 2 * sum of squares of the weights.")] = 0.1,
+    sweeps: Annotated[int, Option(help="At most this many sweeps over the data.")] = 30,
+    tolerance: Annotated[float, Option(help="Stop below this relative decrease; 0 never.")] = 1e-4,
+    time_limit: Annotated[float | None, Option(help="Stop after the sweep that passes these seconds.")] = None,
+    batch_size: Annotated[int | None, Option(help="Samples of a mini-batch; by default all.")] = None,
+    multiplier: Annotated[float | None, Option(help="Factor of the gaps of the hidden layers.")] = None,
+    output_multiplier: Annotated[float | None, Option(help="Lift the output too, with this factor.")] = None,
+    weight_inputs: Annotated[str | None, Option(help="What weight blocks read: forward | lifted.")] = None,
+    audit_every: Annotated[int, Option(help="Audit by Clarabel every so many sweeps; 0 never.")] = 0,
+    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of split, start and mini-batches.")] = 0,
+    device: Annotated[str, Option(help="cpu, cuda, cuda:0, ...")] = "cpu",
+    data_dir: Annotated[Path | None, Option(help="Folder of mnist.npz, ... [env: CONVEXBLOCKS_DATA]")] = None,
+    split: Annotated[bool, Option("--split/--no-split", help="Keep a random fifth for testing.")] = True,
+    standardize: Annotated[bool, Option("--standardize/--no-standardize", help="Scale the features.")] = True,
+    baselines: Annotated[bool, Option("--baselines/--no-baselines", help="Train Adam and a linear model too.")] = True,
+    out: Annotated[Path | None, Option(help="New folder for the run; without it nothing is kept.")] = None,
+    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train a network by alternating convex blocks."""
+    given = {"multiplier": multiplier, "output_multiplier": output_multiplier, "weight_inputs": weight_inputs}
+    chosen = formulation(method, **{key: value for key, value in given.items() if value is not None})
+    wanted_task = task if task or loss is None else find_loss(loss).task
+    dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task, split=split, standardize=standardize)
+    outputs = outputs_for(dataset, loss)
+    network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device)
+    start = copy.deepcopy(network)
+    with sweep_progress(sweeps, quiet=json) as on_event:
+        history = train_blocks(
+            network, dataset, out=out, on_event=on_event, formulation=chosen, loss=loss, task=dataset.task,
+            weight_decay=weight_decay, sweeps=sweeps, tolerance=tolerance, time_limit=time_limit, batch_size=batch_size,
+            audit_every=audit_every, random_state=seed,
+        )  # fmt: skip
+    interrupted = history.stop_reason.startswith(INTERRUPTED)
+    compared: list[dict[str, Any]] = []
+    try:
+        if baselines and not interrupted:
+            with working("baselines: Adam and a linear model ...", quiet=json):
+                compared = train_baselines(start, dataset, history.settings, outputs=outputs)
+            save_baselines(out, compared)
+    except KeyboardInterrupt:
+        interrupted = True
+    if json:
+        print_json(_summary(history, compared, out))
+    else:
+        _tell(dataset, history, compared, out)
+    if interrupted:
+        raise typer.Exit(130)
+
+
+def _load(data: str, **options: Any) -> Dataset:
+    # Imported here because scikit-learn and torch take a second.
+    from ..networks.datasets import load_dataset
+
+    return load_dataset(data, **options)
+
+
+def _summary(history: History, compared: list[dict[str, Any]], out: Path | None) -> dict[str, Any]:
+    """What --json prints; others rely on these keys."""
+    last, settings = history.last, history.settings
+    measure = "accuracy" if settings["task"] == "classification" else "error"
+    return {
+        f"test_{measure}": last.get(f"test_{measure}"),
+        f"train_{measure}": last[f"train_{measure}"],
+        "train_loss": last["true_loss"],
+        "penalty": last["penalty"],
+        "objective": last["objective"],
+        "lifted_estimate": last.get("lifted_estimate"),
+        "sweeps": last["sweep"],
+        "cpu_seconds": last["cpu_seconds"],
+        "seed": settings["random_state"],
+        "task": settings["task"],
+        "loss": settings["loss"],
+        "stop_reason": history.stop_reason,
+        "out": None if out is None else str(out),
+        "baselines": compared,
+    }
+
+
+def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], out: Path | None) -> None:
+    settings = history.settings
+    facts = table("", "")
+    tested = "no test part" if dataset.X_test is None else f"{len(dataset.X_test)} for testing"
+    for row in (
+        ("data", f"{dataset.name}: {len(dataset.X_train)} samples for training, {tested}"),
+        ("features", f"{dataset.X_train.shape[1]}, {dataset.source['features']}"),
+        ("task", f"{settings['task']}, loss {settings['loss']}, weight decay {settings['weight_decay']:g}"),
+        ("network", f"{' - '.join(map(str, settings['widths']))}, {', '.join(settings['activations'])}"),
+        ("ended", f"after sweep {history.last['sweep']}: {history.stop_reason}"),
+    ):
+        facts.add_row(*cells(*row))
+    facts.show_header = False
+    output().print(facts, "")
+    output().print(result_table([own_figures(settings, history.last), *compared]), "")
+    tell_baselines(compared)
+    unsolved = sum(block["unsolved"] for block in history.last.get("blocks", {}).values())
+    if unsolved:
+        say(f"{number(unsolved)} block instances of the last sweep missed their tolerance; see history.jsonl.")
+    if out is None:
+        say("Nothing was saved: give --out RUN to keep the network and its history.")
+    else:
+        say(f"Saved in {out}: network.safetensors, history.jsonl, run.json. Next: convexblocks report {out}")
+
+
+def tell_baselines(compared: list[dict[str, Any]]) -> None:
+    """Say how the baselines were trained."""
+    for method in compared:
+        say(f"{method['name']}: {method['note']}.")
+    if compared:
+        output().print()

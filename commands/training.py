@@ -1,0 +1,92 @@
+"""What `train` and `demo` share: a network, its training by blocks, and its baselines."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..formulations.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..networks.datasets import Dataset
+    from ..solvers.history import History
+
+INTERRUPTED = "interrupted"
+
+
+def make_network(
+    dataset: Dataset, hidden: list[int], activation: str, *, outputs: int, seed: int, device: str
+) -> nn.Sequential:
+    """A fresh network for a data set, on a device.
+
+    Raises
+    ------
+    UsageError
+        If a width, the activation or the device cannot be used.
+    """
+    import torch
+
+    from ..solvers.layered import build_network
+
+    widths = (dataset.X_train.shape[1], *hidden, outputs)
+    network = build_network(widths, activation, random_state=seed)
+    usable = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+    if device not in usable and not (device == "cuda" and len(usable) > 1):
+        raise UsageError(f"the device {device!r} cannot be used here; usable: {', '.join(usable)}.")
+    return network.to(device)
+
+
+def outputs_for(dataset: Dataset, loss: str | None) -> int:
+    """Outputs of the network: one for the logistic loss, else what the data need."""
+    return 1 if loss == "logistic" else dataset.outputs
+
+
+def train_blocks(
+    network: nn.Module, dataset: Dataset, *, out: Path | None, on_event: Callable[[dict[str, Any]], None], **settings: Any
+) -> History:
+    """Train by convex blocks; a run that is refused leaves nothing behind.
+
+    Raises
+    ------
+    UsageError
+        As `fit`.
+    """
+    from ..solvers.coordinator import fit
+
+    notes = {"data": dataset.source, **({"scaling": dataset.scaling} if dataset.scaling else {})}
+    with _leaves_nothing_if_refused(out):
+        return fit(network, dataset.train, validation=dataset.test, out=out, notes=notes, on_event=on_event, **settings)
+
+
+def train_baselines(
+    start: nn.Module, dataset: Dataset, settings: dict[str, Any], *, outputs: int
+) -> list[dict[str, Any]]:
+    """Adam on the same network from the same start, and the linear model, on the objective of a run."""
+    from ..networks.baselines import linear_baseline, train_adam
+
+    common = {"loss": settings["loss"], "weight_decay": settings["weight_decay"], "validation": dataset.test}
+    return [
+        train_adam(start, dataset.train, random_state=settings["random_state"], **common),
+        linear_baseline(dataset.train, outputs=outputs, **common),
+    ]
+
+
+@contextmanager
+def _leaves_nothing_if_refused(out: Path | None) -> Iterator[None]:
+    """Remove on a UsageError what was made since: numbers may overflow only in the first sweep."""
+    missing = [] if out is None else [path for path in (out, *out.parents) if not path.exists()]
+    was_empty = out is not None and out.is_dir() and not any(out.iterdir())
+    try:
+        yield
+    except UsageError:
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
+        elif was_empty and out is not None:
+            for path in out.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise

@@ -1,0 +1,141 @@
+"""Reading data files: npz (no pickle is ever read) and csv, with messages that name the place of what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ..formulations.errors import UsageError
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def read_file(path: Path) -> tuple[Arrays, Arrays | None]:
+    """Read the user's own file.
+
+    Parameters
+    ----------
+    path : Path
+        An .npz file with X and y (optionally X_test and y_test), or a .csv file with a header and the target last.
+
+    Returns
+    -------
+    pair
+        (X, y), and (X_test, y_test) or None.
+
+    Raises
+    ------
+    UsageError
+        If the file is missing, unreadable or holds something else.
+    """
+    if not path.is_file():
+        seen = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UsageError(f"the data {str(path)!r} cannot be read: {seen}. Expected an .npz or a .csv file: check the path.")
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path), None
+    arrays = _read_npz(path)
+    _require_arrays(path, arrays, ("X", "y"))
+    if not {"X_test", "y_test"} & set(arrays):
+        return (arrays["X"], arrays["y"]), None
+    _require_arrays(path, arrays, ("X_test", "y_test"))
+    return (arrays["X"], arrays["y"]), (arrays["X_test"], arrays["y_test"])
+
+
+def read_image_file(path: Path) -> tuple[Arrays, Arrays]:
+    """Read a file of the data folder: x_train, y_train, x_test and y_test, pictures of any shape.
+
+    Returns
+    -------
+    pair
+        Training and test part, each picture a row of its pixels.
+
+    Raises
+    ------
+    UsageError
+        If an array is missing.
+    """
+    arrays = _read_npz(path)
+    names = ("x_train", "y_train", "x_test", "y_test")
+    _require_arrays(path, arrays, names)
+    x_train, y_train, x_test, y_test = (arrays[name] for name in names)
+    return (x_train.reshape(len(x_train), -1), y_train), (x_test.reshape(len(x_test), -1), y_test)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise UsageError(f"{str(path)!r} holds one array; expected several with names: write it with numpy.savez.")
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{str(path)!r} is no readable .npz file ({error}); write it with numpy.savez.") from None
+    except ValueError as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"{str(path)!r} holds pickled objects or is damaged; expected plain arrays of numbers, because pickles can run "
+            "code. Save X and y with a number type, e.g. numpy.savez(path, X=X.astype(float), y=y)."
+        ) from None
+
+
+def _require_arrays(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        seen = ", ".join(arrays) or "no arrays"
+        raise UsageError(
+            f"{str(path)!r} lacks {' and '.join(missing)} (it holds {seen}); expected the arrays {', '.join(names)}: "
+            "save them under these names with numpy.savez."
+        )
+
+
+def _read_csv(path: Path) -> Arrays:
+    try:
+        # utf-8-sig drops the mark that spreadsheets put in front.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{str(path)!r} is no readable csv file ({error}); save it as UTF-8 text with commas.") from None
+    if len(rows) < 2:
+        raise UsageError(f"{str(path)!r} has {len(rows)} lines; expected a header and one line for each sample.")
+    header = [name.strip() for name in rows[0][1]]
+    if len(header) < 2:
+        raise UsageError(
+            f"{str(path)!r} has 1 column, {header[0]!r}; expected features and, last, the target, separated by commas."
+        )
+    if all(_number(name) is not None for name in header):
+        raise UsageError(
+            f"the first line of {str(path)!r} is all numbers; expected the names of the columns: put a header above it."
+        )
+    values = np.array([_csv_row(path, header, line, row) for line, row in rows[1:]])
+    return values[:, :-1], values[:, -1]
+
+
+def _csv_row(path: Path, header: list[str], line: int, row: list[str]) -> list[float]:
+    if len(row) != len(header):
+        raise UsageError(
+            f"line {line} of {str(path)!r} has {len(row)} fields, but the header has {len(header)}; expected the same "
+            "number in every line: mend that line."
+        )
+    values = [_number(field) for field in row]
+    for name, field, value in zip(header, row, values, strict=True):
+        if value is None:
+            raise UsageError(
+                f"the column {name!r} of {str(path)!r} holds the text {field[:40]!r} (line {line}); expected numbers: "
+                "encode the column (sklearn.preprocessing.OrdinalEncoder or OneHotEncoder) or leave it out."
+            )
+    return [value for value in values if value is not None]
+
+
+def _number(field: str) -> float | None:
+    """The number that a field says; NaN where it is empty, None where it is text."""
+    if not field.strip():
+        return float("nan")
+    try:
+        return float(field)
+    except ValueError:
+        return None
