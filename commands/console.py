@@ -91,6 +91,13 @@ def percent(value: Any) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
+def small(value: float | None) -> str:
+    """A residual: its order of magnitude matters; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.1e}" if value else "0"
+
+
 @contextmanager
 def sweep_progress(sweeps: int, *, quiet: bool = False) -> Iterator[Callable[[Event], None]]:
     """A progress bar over sweeps on a terminal; nothing in a pipe. Gives what `fit` wants for `on_event`."""

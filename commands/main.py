@@ -36,9 +36,13 @@ class Commands(TyperGroup):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
 
-        typer.echo(f"convexblocks {version('convexblocks')}")
+        try:
+            typer.echo(f"convexblocks {installed('convexblocks')}")
+        except PackageNotFoundError:
+            typer.echo("convexblocks (from a checkout that is not installed)")
         raise typer.Exit
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
-from .console import LIFTED, cells, number, percent, table
+from .console import LIFTED, cells, number, percent, small, table
 
 BASELINES = "baselines.json"
+OURS = "convex blocks"
 ROWS = {
     "true_loss": "training loss (sum)",
     "penalty": "penalty",
-    "objective": "objective = loss + penalty",
+    "objective": "loss + penalty",
     "lifted_estimate": LIFTED,
     "train_accuracy": "training accuracy",
     "test_accuracy": "test accuracy",
@@ -24,10 +25,10 @@ ROWS = {
 }
 
 
-def own_figures(settings: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+def own_figures(last: dict[str, Any]) -> dict[str, Any]:
     """The figures of our own training, in the form of a baseline."""
     figures = {key: last[key] for key in ROWS if key in last}
-    return {"name": f"convex blocks ({settings['method']})", **figures}
+    return {"name": OURS, **figures}
 
 
 def side_by_side(methods: list[dict[str, Any]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -52,17 +53,25 @@ def result_table(methods: list[dict[str, Any]]) -> Table:
 
 def audit_table(audits: list[dict[str, Any]]) -> Table:
     """Comparisons of the engines with Clarabel."""
-    made = table("sweep", "block", "engine", "instances", "objective gap", "violation", "agrees",
-                 numbers=("sweep", "instances", "objective gap", "violation"))  # fmt: skip
+    numbers = ("sweep", "instances", "gap", "violation")
+    made = table("sweep", "block", "engine", "instances", "gap", "violation", "agrees", numbers=numbers)
     for audit in audits:
         made.add_row(*cells(*audit_row(audit)))
+    return made
+
+
+def warm_and_cold_table(means: dict[str, dict[str, float]]) -> Table:
+    """Mean iterations of each block from warm and from cold starts."""
+    made = table("block", "iterations, warm start", "cold start", numbers=("iterations, warm start", "cold start"))
+    for label, mean in means.items():
+        made.add_row(*cells(label, number(mean["warm"], 3), number(mean["cold"], 3)))
     return made
 
 
 def audit_row(audit: dict[str, Any]) -> list[str]:
     """One audit as texts; `agrees` is yes, NO, or unknown where there is no model to compare with."""
     verdict = {True: "yes", False: "NO", None: "no model"}[audit.get("agrees")]
-    gap, violation = (_small(audit.get(key)) for key in ("objective_gap", "violation"))
+    gap, violation = (small(audit.get(key)) for key in ("objective_gap", "violation"))
     return [str(audit["sweep"]), audit["block"], audit["engine"], number(audit.get("instances")), gap, violation, verdict]
 
 
@@ -88,7 +97,3 @@ def _written(key: str, value: Any) -> str:
     if key.endswith("_accuracy"):
         return percent(value)
     return number(value, 3) if key == "cpu_seconds" else number(value)
-
-
-def _small(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"

@@ -9,7 +9,7 @@ import typer
 
 from ..formulations.catalogue import SUBPROBLEMS, subproblem
 from ..formulations.errors import UsageError
-from .console import cells, heading, number, output, print_json, say, say_lines, table
+from .console import cells, heading, number, output, print_json, say, say_lines, small, table
 
 if TYPE_CHECKING:
     from ..solvers.agreement import Agreement
@@ -48,9 +48,7 @@ def show(
     if latex or html:
         say_lines(instance.subproblem.latex() if latex else instance.subproblem.html())
         return
-    from ..solvers.agreement import agree
-
-    agreement = agree(instance.subproblem, instance.data)
+    agreement = _agreement(instance)
     if json:
         print_json(_as_data(instance, agreement))
     else:
@@ -81,31 +79,27 @@ def _refuse_run_options(target: str, *options: int | None) -> None:
 
 
 def _instance(run: str, layer: int, sample: int, sweep: int | None) -> Instance:
+    from ..networks.datasets import load_dataset
     from ..solvers.run import load
 
     loaded = load(run)
-    data = _data_again(loaded.notes, loaded.settings) if loaded.data is None else None
-    return (load(run, data=data) if data else loaded).instance(layer, sample, sweep)
+    arguments = loaded.notes.get("data", {}).get("arguments")
+    if loaded.data is None and arguments:
+        # Large data are not kept with a run; they are read again from where they came, and compared with it.
+        loaded = load(run, data=load_dataset(**arguments).train)
+    return loaded.instance(layer, sample, sweep)
 
 
-def _data_again(notes: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """The training data of a run that was too large to hold them, read again from where they came."""
-    from ..networks.datasets import load_dataset
+def _agreement(instance: Instance) -> Agreement | None:
+    """The engine against Clarabel; None where the run itself had to take Clarabel."""
+    from ..solvers.agreement import agree
 
-    source = notes.get("data", {})
-    if "from" not in source:
+    if instance.solution.engine == instance.reference.engine:
         return None
-    where = source["from"]
-    kept = {"random_state": settings["random_state"], "task": settings["task"]}
-    options = {**kept, "split": source["split"] != "none: all samples are for training",
-               "standardize": "scaling" in notes}  # fmt: skip
-    path = Path(where)
-    if path.stem == source["name"] and source["name"] in ("mnist", "fashion_mnist"):
-        return load_dataset(source["name"], data_dir=path.parent, **options).train
-    return load_dataset(where, **options).train
+    return agree(instance.subproblem, instance.data)
 
 
-def _tell(instance: Instance, agreement: Agreement) -> None:
+def _tell(instance: Instance, agreement: Agreement | None) -> None:
     say_lines(instance.subproblem.show())
     pair = (instance.solution, instance.reference)
     heading("Values: the engine's answer and Clarabel's")
@@ -117,7 +111,7 @@ def _tell(instance: Instance, agreement: Agreement) -> None:
     for name, values in _measures(pair).items():
         shown.add_row(*cells(name, *values))
     output().print(shown, "")
-    say(f"{agreement}.")
+    say(f"{agreement}." if agreement else "No batched engine solves this block; the run took Clarabel itself.")
 
 
 def _tell_values(pair: Pair) -> None:
@@ -129,7 +123,7 @@ def _tell_values(pair: Pair) -> None:
         for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             if place < MOST_ENTRIES:
                 entry = name if len(ours) == 1 else f"{name}[{place}]"
-                shown.add_row(*cells(entry, f"{a:.6f}", f"{b:.6f}", f"{abs(a - b):.1e}"))
+                shown.add_row(*cells(entry, f"{a:.6f}", f"{b:.6f}", small(abs(a - b))))
         left_out += max(0, len(ours) - MOST_ENTRIES)
     output().print(shown)
     if left_out:
@@ -150,7 +144,7 @@ def _tell_duals(pair: Pair) -> None:
 
 def _measures(pair: Pair) -> dict[str, list[str]]:
     measures = {
-        name: [f"{solution.residuals.worst()[name]:.1e}" for solution in pair]
+        name: [small(solution.residuals.worst()[name]) for solution in pair]
         for name in ("feasibility", "stationarity", "gap")
     }
     measures["iterations"] = [number(int(solution.iterations[0])) for solution in pair]
@@ -158,7 +152,7 @@ def _measures(pair: Pair) -> dict[str, list[str]]:
     return measures
 
 
-def _as_data(instance: Instance, agreement: Agreement) -> dict[str, Any]:
+def _as_data(instance: Instance, agreement: Agreement | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     pair = (instance.solution, instance.reference)
@@ -170,7 +164,7 @@ def _as_data(instance: Instance, agreement: Agreement) -> dict[str, Any]:
         },
         "objective": float(instance.problem.objective.value),
         "answers": {solution.engine: _answer(solution) for solution in pair},
-        "agreement": {**asdict(agreement), "agrees": agreement.agrees},
+        "agreement": {**asdict(agreement), "agrees": agreement.agrees} if agreement else None,
     }
 
 

@@ -20,137 +20,13 @@ Networks", AISTATS 2020, section 4.1 (arXiv 1811.08039). The rows are derived, a
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import inf, pi, sqrt
-from typing import Any
 
-import scipy.special
+from .activation_row import Activation, Array, largest_entry, library, special
+from .errors import UsageError
 
-from .errors import NoConvexModelError, UsageError
-from .potential_models import MODELS, ModelTerm
-
-Array = Any
-"""A numpy array or a torch tensor; no room may ask for torch here, so the type stays open."""
-
-
-def library(array: Array) -> Any:
-    """The library that made an array: the module ``numpy`` or ``torch``."""
-    return sys.modules[type(array).__module__.partition(".")[0]]
-
-
-def special(array: Array) -> Any:
-    """The special functions for an array: ``scipy.special`` or ``torch.special``."""
-    return scipy.special if library(array).__name__ == "numpy" else library(array).special
-
-
-def largest_entry(values: Array) -> Array:
-    """Largest magnitude of every instance (first axis), over all its entries."""
-    flat = abs(values).reshape(values.shape[0], -1)
-    return library(flat).amax(flat, -1)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """One row of the table.
-
-    The functions act entry by entry, except for softmax, which acts on the last axis and whose
-    potentials are one number per row. `parameter` is the slope, level or threshold of the rows that
-    have one.
-
-    Attributes
-    ----------
-    name : str
-        Name in the table.
-    phi, potential, conjugate : callable
-        phi, Phi and Phi* of an array; Phi* is +inf outside its domain.
-    slope : callable
-        phi' of an array (one generalized derivative where phi has a kink). For softmax, softmax itself:
-        `jacobian` is what solvers use.
-    low, high : float
-        Ends of the closure of the range of phi; for softmax the range is the simplex.
-    slopes : tuple of float
-        inf phi' and sup phi' (softmax: of the quadratic form of its Jacobian).
-    latex : str
-        Formula of phi.
-    shrink : callable or None
-        ``shrink(c, s)`` solves ``phi^{-1}(x) + s x = c`` for s >= 0 in closed form: the proximal map of Phi*.
-    homogeneous : bool
-        Whether phi(t u) = t phi(u) for every t > 0.
-    """
-
-    name: str
-    phi: Callable[[Array], Array]
-    potential: Callable[[Array], Array]
-    conjugate: Callable[[Array], Array]
-    slope: Callable[[Array], Array]
-    low: float
-    high: float
-    slopes: tuple[float, float]
-    latex: str
-    shrink: Callable[[Array, float], Array] | None = None
-    homogeneous: bool = False
-    couples_units: bool = False
-    parameter: float | None = None
-    refusal: str = field(default="", repr=False)
-
-    @property
-    def label(self) -> str:
-        """The name with its parameter, as `activation` reads it: ``leaky_relu(0.1)``."""
-        return self.name if self.parameter is None else f"{self.name}({self.parameter:g})"
-
-    @property
-    def has_model(self) -> bool:
-        """Whether Phi and Phi* can be written with cvxpy atoms."""
-        return self.name in MODELS
-
-    def model_potential(self, u: Any) -> ModelTerm:
-        """Phi of a cvxpy expression (a vector, or a matrix with samples as rows), summed."""
-        return self._models()[0](u, self.parameter)
-
-    def model_conjugate(self, v: Any) -> ModelTerm:
-        """Phi* of a cvxpy expression with the constraints of its domain, summed."""
-        return self._models()[1](v, self.parameter)
-
-    def _models(self) -> tuple[Callable[..., ModelTerm], Callable[..., ModelTerm]]:
-        if not self.has_model:
-            raise NoConvexModelError(
-                f"the activation {self.label!r} has no disciplined convex model: {self.refusal}. "
-                "Engines that use only phi (newton, weight_newton) solve its blocks; to read, audit or certify "
-                "a block as a convex model take another activation, e.g. 'tanh' or 'sigmoid'."
-            )
-        return MODELS[self.name]
-
-    def gap(self, v: Array, u: Array) -> Array:
-        """Fenchel-Young gap B(v, u) of every row, summed over the last axis; never below zero.
-
-        Rounding can make a true zero a tiny negative number; it is clipped, because B >= 0 is a theorem.
-        """
-        total = self.row_sum(self.potential(u)) + self.row_sum(self.conjugate(v)) - (u * v).sum(-1)
-        return library(total).clip(total, 0.0, None)
-
-    def row_sum(self, values: Array) -> Array:
-        """Sum of potentials over the last axis (softmax potentials are one number a row already)."""
-        return values if self.couples_units else values.sum(-1)
-
-    def jacobian(self, u: Array) -> Callable[[Array], Array]:
-        """The map d -> phi'(u) d."""
-        slope = self.slope(u)
-        if not self.couples_units:
-            return lambda d: slope * d
-        return lambda d: slope * d - slope * (slope * d).sum(-1)[..., None]
-
-    def project(self, v: Array) -> Array:
-        """The range's point at (or, for the simplex, near) v: entries clipped, simplex rows rescaled."""
-        clipped = library(v).clip(v, self.low, self.high)
-        return clipped / clipped.sum(-1)[..., None] if self.couples_units else clipped
-
-    def violation(self, v: Array) -> Array:
-        """Largest distance of an entry (simplex: or of a row sum) to the range, for every row."""
-        distance = abs(v - library(v).clip(v, self.low, self.high))
-        distance = library(v).amax(distance, -1)
-        return library(v).maximum(distance, abs(v.sum(-1) - 1.0)) if self.couples_units else distance
+__all__ = ["ACTIVATIONS", "Activation", "Array", "activation", "largest_entry", "library", "special"]
 
 
 def _positive(u: Array) -> Array:
@@ -282,8 +158,8 @@ def _elu() -> Activation:
 
 def _softsign() -> Activation:
     def conjugate(v: Array) -> Array:
-        # log(0) at the ends of the domain is the correct value +inf; the clip keeps it quiet.
-        size = library(v).clip(abs(v), 0.0, 1.0 - 1e-16)
+        # Outside the domain the value is replaced by +inf; zero there keeps the logarithm quiet.
+        size = _where(abs(v) < 1, abs(v), 0.0 * v)
         return _where(abs(v) < 1, -library(v).log1p(-size) - size, inf)
 
     return Activation(

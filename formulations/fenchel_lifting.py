@@ -1,6 +1,7 @@
 """Fenchel lifting of a whole network: the lifted problem and the order of its blocks.
 
-Training a network x_l = phi_l(W_l x_{l-1} + b_l), l = 1, ..., L-1, with a linear last layer u_L = W_L x_{L-1} + b_L, means
+Training a network x_l = phi_l(W_l x_{l-1} + b_l), l = 1, ..., L-1, with a linear last layer
+u_L = W_L x_{L-1} + b_L, means
 
     minimize  loss(u_L; y)  +  (weight_decay / 2) sum_l |W_l|^2               (sums over samples).
 
@@ -119,7 +120,8 @@ class FenchelLifting(Formulation):
             "W": state.weights[layer],
             "b": state.biases[layer],
         }
-        return Block(subproblem, data, {})
+        # x = phi(t): engines start from the activations or from the pre-activations.
+        return Block(subproblem, data, {"x": state.activations[layer - 1], "t": data["u"]})
 
     def _gather_weight(self, layer: int, architecture: Architecture, state: LiftedState) -> Block:
         last, wanted = layer == architecture.layers, self._wanted(layer, architecture, state)

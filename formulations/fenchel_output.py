@@ -49,7 +49,8 @@ class FenchelOutput(Subproblem):
     Raises
     ------
     UsageError
-        For an unknown loss, a size below 1, a multiplier that is not positive, or several outputs with the logistic loss.
+        For an unknown loss, a size below 1, a multiplier that is not positive, or several outputs with the
+        logistic loss.
 
     Examples
     --------
@@ -78,7 +79,8 @@ class FenchelOutput(Subproblem):
         z = cp.Variable(self.outputs, name="z")
         u, y = cp.Parameter(self.outputs, name="u"), cp.Parameter(self.outputs, name="y")
         term = self.loss.model(z, y)
-        loss, stay = self.use(term), self.multiplier / 2 * cp.sum_squares(z - u)
+        # The factor 1 keeps the term in one piece: cvxpy would flatten a bare sum into its parent and drop the label.
+        loss, stay = 1.0 * self.use(term), self.multiplier / 2 * cp.sum_squares(z - u)
         loss.set_label("training loss")
         stay.set_label("stay near the network's output")
         return cp.Problem(cp.Minimize(loss + stay), list(term.constraints))

@@ -66,7 +66,7 @@ class Step(NamedTuple):
 class Block(NamedTuple):
     """What a step solves: a subproblem, its data (batch axis first on what is per instance), and where to start.
 
-    `start` holds the state's present values of the variables where they are a better start than the engine's own.
+    `start` holds the state's present values of the variables, in the coordinates that engines start from.
     """
 
     subproblem: Subproblem

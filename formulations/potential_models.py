@@ -59,7 +59,8 @@ def _leaky_conjugate(v: Expression, a: float) -> ModelTerm:
 
 
 def _clipped_potential(u: Expression, level: float) -> ModelTerm:
-    return ModelTerm(0.5 * cp.sum(cp.huber(cp.pos(u), level)))
+    # cvxpy annotates the threshold as int; any positive number is right.
+    return ModelTerm(0.5 * cp.sum(cp.huber(cp.pos(u), level)))  # type: ignore[arg-type]
 
 
 def _clipped_conjugate(v: Expression, level: float) -> ModelTerm:
@@ -99,7 +100,7 @@ def _tanh_conjugate(v: Expression, _: float | None) -> ModelTerm:
 
 
 def _softmax_potential(u: Expression, _: float | None) -> ModelTerm:
-    return ModelTerm(cp.sum(cp.log_sum_exp(u, axis=u.ndim - 1)))
+    return ModelTerm(cp.log_sum_exp(u) if u.ndim == 1 else cp.sum(cp.log_sum_exp(u, axis=1)))
 
 
 def _softmax_conjugate(v: Expression, _: float | None) -> ModelTerm:

@@ -57,7 +57,7 @@ class Subproblem(ABC):
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
-    instance: ClassVar[str] = "one instance"
+    instance: str = "one instance"
     symbols: tuple[Symbol, ...] = ()
 
     @abstractmethod

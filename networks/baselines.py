@@ -94,12 +94,12 @@ def train_adam(
     with torch.no_grad():
         figures = _figures(network(X).double(), None if tested is None else network(tested.inputs.to(X)), checked, tested)
     return {
-        "name": "Adam, same network",
+        "name": "Adam",
         **_with_penalty(figures, _penalty(layered, weight_decay)),
         "cpu_seconds": seconds,
         "learning_rate": rate,
         "steps": steps,
-        "note": f"same start, split and objective; {steps} steps of {min(batch_size, samples)} samples; learning rate "
+        "note": f"same network, start, split and objective; {steps} steps of {min(batch_size, samples)} samples; learning rate "
         f"{rate:g}, chosen among {', '.join(f'{r:g}' for r in learning_rates)} on a held-out fifth of the training data",
     }
 

@@ -61,7 +61,8 @@ class Dataset:
     scaling : dict or None
         ``shift`` and ``scale`` of every feature: the network sees (X - shift) / scale. None where features are raw.
     source : dict
-        JSON notes: where the data come from, their SHA-256, how they were split and scaled.
+        JSON notes: where the data come from, their SHA-256, how they were split and scaled, and the `arguments` with
+        which `load_dataset` gives them again.
     """
 
     name: str
@@ -135,6 +136,11 @@ def load_dataset(
     (120, 4)
     """
     name, train, test, source = _read(str(which), data_dir)
+    source["arguments"] = {
+        "which": which if which in BUILT_IN or which in FROM_FOLDER else str(Path(which).resolve()),
+        "data_dir": str(Path(source["from"]).resolve().parent) if which in FROM_FOLDER else None,
+        "random_state": random_state, "task": task, "split": split, "standardize": standardize,
+    }  # fmt: skip
     task = task or infer_task(train[1])
     if task not in ("classification", "regression"):
         raise UsageError(f"unknown task {task!r}; expected 'classification' or 'regression'.")

@@ -62,7 +62,7 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
             break
         t, stalled = _step(subproblem, part, t)
     x = subproblem.activation.phi(result)
-    return Answer({"x": x, "z": x @ W.T + b}, iterations, {"t": result})
+    return Answer({"x": x, "z": x @ W.T + b}, iterations, {"x": x, "t": result})
 
 
 def _step(subproblem: FenchelActivation, data: Data, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def _step(subproblem: FenchelActivation, data: Data, t: Tensor) -> tuple[Tensor,
 
 
 def _objective(subproblem: FenchelActivation, data: Data, t: Tensor) -> Tensor:
-    """The objective at x = phi(t), with Phi*(phi(t)) = <t, phi(t)> - Phi(t): no logarithm near the ends of the range."""
+    """The objective at x = phi(t); Phi*(phi(t)) = <t, phi(t)> - Phi(t) avoids logarithms near the ends of the range."""
     phi, after = subproblem.activation, subproblem.next_activation
     x = phi.phi(t)
     z = x @ data["W"].T + data["b"]

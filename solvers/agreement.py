@@ -137,7 +137,9 @@ def evaluate(subproblem: Subproblem, values: Mapping[str, Tensor]) -> tuple[floa
 def _draw(subproblem: Subproblem, data: Mapping[str, Tensor], sample: int, seed: int) -> dict[str, Tensor]:
     batch = batch_size(subproblem, data)
     places = torch.as_tensor(np.sort(np.random.default_rng(seed).permutation(batch)[:sample]))
-    return {name: value if subproblem.is_shared(name) else value[places.to(value.device)] for name, value in data.items()}
+    return {
+        name: value if subproblem.is_shared(name) else value[places.to(value.device)] for name, value in data.items()
+    }
 
 
 def _set_parameters(subproblem: Subproblem, data: Mapping[str, Tensor], place: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from ..formulations.fenchel_weight import FenchelWeight
 from ..formulations.formulation import Block, Step
 from .agreement import agree
@@ -16,7 +18,7 @@ LARGEST_COUPLED_LAYER = 100_000
 
 
 def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, seed: int) -> dict[str, Any]:
-    """Re-solve a few real instances by Clarabel, and all of them from a cold start.
+    """Re-solve a few real instances by Clarabel, and all of them from a cold start: zero in every variable.
 
     Parameters
     ----------
@@ -35,7 +37,8 @@ def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, s
         `block`, `engine`, mean `warm_iterations` and `cold_iterations`, and the figures of `Agreement`;
         `note` where the comparison was reduced or is impossible, and why.
     """
-    cold = solve(block.subproblem, block.data, tolerance=tolerance)
+    zeros = {name: torch.zeros_like(value) for name, value in warm.state.items()}
+    cold = solve(block.subproblem, block.data, warm_start=zeros, tolerance=tolerance)
     found: dict[str, Any] = {
         "block": step.label,
         "engine": warm.engine,
@@ -57,7 +60,7 @@ def _within_reach(block: Block) -> tuple[Any, dict[str, Any], str]:
     whole = block.subproblem
     if not isinstance(whole, FenchelWeight) or not whole.coupled:
         return whole, block.data, ""
-    units = whole.lead[0]
+    units = whole.data_shapes()["w_old"][0]
     samples = max(1, LARGEST_COUPLED_LAYER // (units * whole.inputs))
     if samples >= whole.samples:
         return whole, block.data, ""

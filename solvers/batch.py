@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +54,8 @@ def solve(
         An earlier solution of the same instances, or values of variables. The batched engines and SCS use it as
         their starting point; Clarabel has none and reuses only its setup.
     tolerance : float
-        An instance is solved when its Fenchel-Young gap, relative to 1 + |objective|, and its violation are at most this.
+        An instance is solved when its Fenchel-Young gap, relative to 1 + |objective|, and its violation are at
+        most this.
 
     Returns
     -------
@@ -70,8 +70,7 @@ def solve(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from convexblocks.formulations import FenchelOutput
+    >>>     >>> from convexblocks.formulations import FenchelOutput
     >>> block = FenchelOutput(outputs=2, loss="squared", multiplier=1.0)
     >>> solve(block, {"u": np.zeros((1, 2)), "y": np.ones((1, 2))}).values["z"]
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
@@ -137,7 +136,7 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
         if subproblem.is_shared(name):
             if tuple(array.shape) != shape:
                 raise UsageError(
-                    f"{subproblem.name}: {name!r} has shape {tuple(array.shape)}; expected {shape}, shared by the batch."
+                    f"{subproblem.name}: {name!r} has shape {tuple(array.shape)}; expected {shape}, one for all."
                 )
         elif tuple(array.shape[1:]) != shape or array.ndim == 0 or len(array) == 0:
             raise UsageError(
@@ -145,7 +144,7 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
                 "one row or more for the instances."
             )
         elif batch is not None and len(array) != batch:
-            raise UsageError(f"{subproblem.name}: {name!r} has {len(array)} instances; the data before it have {batch}.")
+            raise UsageError(f"{subproblem.name}: {name!r} has {len(array)} instances; data before it have {batch}.")
         else:
             batch = len(array)
         if not bool(array.isfinite().all()):
@@ -158,7 +157,7 @@ def _starting_point(warm_start: Solution | Mapping[str, Any] | None, batch: int)
     if warm_start is None:
         return {}
     given = (warm_start.state or warm_start.values) if isinstance(warm_start, Solution) else warm_start
-    start = {name: torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).to(torch.float64) for name, value in given.items()}
+    start = {name: torch.as_tensor(value).to(torch.float64) for name, value in given.items()}
     for name, value in start.items():
         if len(value) != batch:
             raise UsageError(f"the warm start {name!r} has {len(value)} instances; the data have {batch}.")

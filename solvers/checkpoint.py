@@ -18,6 +18,7 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,8 @@ def read_run(path: str | Path) -> SavedRun:
         )
     try:
         described = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        history = History(described["settings"], _read_lines(path / "history.jsonl"), _read_lines(path / "audits.jsonl"))
+        records, audits = _read_lines(path / "history.jsonl"), _read_lines(path / "audits.jsonl")
+        history = History(described["settings"], records, audits)
         history.stop_reason = described["stop_reason"]
         module = _module(described["settings"])
         module.load_state_dict(_read_tensors(path / "network.safetensors"))
@@ -233,7 +235,7 @@ def read_run(path: str | Path) -> SavedRun:
 def _module(settings: dict[str, Any]) -> nn.Sequential:
     widths, dtype = settings["widths"], getattr(torch, settings["dtype"])
     modules: list[nn.Module] = []
-    for place, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
+    for place, (inputs, outputs) in enumerate(pairwise(widths)):
         modules.append(nn.Linear(inputs, outputs, bias=settings["biases"][place], dtype=dtype))
         if place < len(settings["activations"]):
             modules.append(activation_module(settings["activations"][place]))

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,16 @@ def fit(
         If the network, the data or a setting cannot be used; nothing is changed or written then.
     """
     chosen = find_formulation(formulation) if isinstance(formulation, str) else formulation
-    require_size(sweeps=sweeps, **({} if batch_size is None else {"batch_size": batch_size}))
+    require_size(sweeps=sweeps)
+    if batch_size is not None:
+        require_size(batch_size=batch_size)
     require_nonnegative(weight_decay=weight_decay, tolerance=tolerance, audit_every=audit_every)
-    require_positive(proximity=proximity, block_tolerance=block_tolerance, **({} if time_limit is None else {"time_limit": time_limit}))
+    require_positive(proximity=proximity, block_tolerance=block_tolerance)
+    if time_limit is not None:
+        require_positive(time_limit=time_limit)
     layered = read_network(network)
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
-    tested = None if validation is None else prepare_validation(validation, layered.widths, layered.device, checked.loss)
+    tested = validation and prepare_validation(validation, layered.widths, layered.device, checked.loss)
     architecture = layered.architecture(checked.loss, float(weight_decay))
     settings = {
         "method": chosen.name, "formulation": asdict(chosen),  # type: ignore[call-overload]
@@ -137,7 +142,8 @@ def fit(
 
 
 def _train(
-    training: Training, writer: RunWriter | None, sweeps: int, tolerance: float, time_limit: float | None, audit_every: int
+    training: Training, writer: RunWriter | None, sweeps: int, tolerance: float, time_limit: float | None,
+    audit_every: int
 ) -> None:
     history, began, cpu = training.history, time.perf_counter(), time.process_time()
     history.records.append({"sweep": 0, **measure(training), "cpu_seconds": 0.0})
@@ -170,7 +176,7 @@ def _stop_reason(history: History, tolerance: float, time_limit: float | None, s
     if time_limit is not None and seconds >= time_limit:
         return f"the time limit of {time_limit:g} s is reached"
     objectives = [record["objective"] for record in history.records[-PATIENCE - 1 :]]
-    falls = [before - after for before, after in zip(objectives, objectives[1:], strict=False)]
+    falls = [before - after for before, after in pairwise(objectives)]
     if len(falls) == PATIENCE and all(fall <= tolerance * abs(objectives[0]) for fall in falls) and tolerance > 0:
         return f"the objective fell by less than a fraction {tolerance:g} in {PATIENCE} sweeps in a row"
     return ""

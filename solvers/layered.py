@@ -6,6 +6,7 @@ Only networks whose layers all have a Fenchel lifting are read; the rest is refu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ def read_network(network: nn.Module) -> LayeredNetwork:
     """
     if not isinstance(network, nn.Sequential):
         raise UsageError(
-            f"the network is a {type(network).__name__}; expected torch.nn.Sequential of Linear layers and activations. "
+            f"the network is a {type(network).__name__}; expected torch.nn.Sequential: Linear layers and activations. "
             "Wrap the layers: torch.nn.Sequential(torch.nn.Linear(...), torch.nn.ReLU(), torch.nn.Linear(...))."
         )
     linears: list[nn.Linear] = []
@@ -205,7 +206,7 @@ def build_network(
     modules: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in pairwise(widths):
             modules += [nn.Linear(inputs, outputs, dtype=dtype), activation_module(which)]
     return nn.Sequential(*modules[:-1])
 
@@ -228,7 +229,7 @@ def _refusal(place: int, module: nn.Module, row: Activation | None) -> str:
         )
     return (
         f"layer {place} ({module}) cannot be trained by convex blocks. Supported: Linear, Identity, ReLU, LeakyReLU "
-        "(slope in (0, 1]), ReLU6, Hardtanh(-1, 1), Hardtanh(0, c), Softshrink, Sigmoid, Tanh, Softmax(dim=-1), ELU(1), "
-        "Softsign, CatalogueActivation('arctan' | 'probit' | 'exponential'). Activations that are not monotone (GELU, "
-        "SiLU) have no Fenchel lifting: replace or remove the layer."
+        "(slope in (0, 1]), ReLU6, Hardtanh(-1, 1), Hardtanh(0, c), Softshrink, Sigmoid, Tanh, Softmax(dim=-1), "
+        "ELU(1), Softsign, CatalogueActivation('arctan' | 'probit' | 'exponential'). Activations that are not "
+        "monotone (GELU, SiLU) have no Fenchel lifting: replace or remove the layer."
     )

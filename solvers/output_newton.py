@@ -2,8 +2,8 @@
 
     minimize_z   loss(z; y)  +  m/2 |z - u|^2 .
 
-The Hessian is phi'(z) + m I with phi the activation of the loss: the identity (one step solves it), a diagonal (sigmoid),
-or diag(p) - p p' + m I for softmax, p = softmax(z): a diagonal minus a rank-one term, whose inverse is
+The Hessian is phi'(z) + m I with phi the activation of the loss: the identity (one step solves it), a diagonal
+(sigmoid), or diag(p) - p p' + m I for softmax, p = softmax(z): a diagonal minus a rank-one term, whose inverse is
 
     (A - p p')^{-1} g = A^{-1} g + A^{-1} p <p, A^{-1} g> / (1 - <p, A^{-1} p>),      A = diag(p) + m I ,
 

@@ -105,7 +105,7 @@ def solve_one(problem: cp.Problem, solver: str) -> dict[str, Any]:
         "status": status if usable or status is not Status.SOLVED else Status.FAILED,
         "message": message,
         "values": {v.name(): np.array(v.value) for v in problem.variables()} if usable else {},
-        "duals": {label: value for label, value in _duals(problem)} if usable else {},
+        "duals": dict(_duals(problem)) if usable else {},
         "objective": float(problem.value) if usable else np.nan,
         "violation": max((float(np.max(c.violation(), initial=0.0)) for c in problem.constraints), default=0.0)
         if usable

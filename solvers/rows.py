@@ -37,6 +37,7 @@ def backtrack(
     steps = torch.ones_like(before)
     # Near the optimum the true decrease drowns in rounding; a step is then taken if it does not climb above it.
     slack = 4 * torch.finfo(before.dtype).eps * (1 + before.abs())
+    after, bad = before, torch.ones_like(before, dtype=torch.bool)
     for _ in range(halvings):
         after = objective(steps)
         bad = ~(after <= before + 1e-4 * steps * descent + slack)

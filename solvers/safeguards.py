@@ -15,8 +15,9 @@ def rebalance(architecture: Architecture, weights: list[Tensor], biases: list[Te
     """Rescale the units of homogeneous layers so that their incoming and outgoing weights have like norms, in place.
 
     phi(t u) = t phi(u) for t > 0 lets a unit's weights and bias be multiplied by t and its outgoing weights divided
-    by t without changing the network. The penalty is least at t = sqrt(|outgoing| / |incoming|); t is rounded to a power of two, so that
-    the network is preserved to the last bit. Units without incoming or outgoing weights stay as they are.
+    by t without changing the network. The penalty is least at t = sqrt(|outgoing| / |incoming|); t is rounded to
+    a power of two, so that the network is preserved to the last bit. Units without incoming or outgoing weights
+    stay as they are.
     """
     for layer, phi in enumerate(architecture.activations):
         if not phi.homogeneous:

@@ -1,7 +1,8 @@
 """Solution: values, duals, residuals, status and costs of a batch of solves.
 
-Sign of duals, as in cvxpy: the Lagrangian of a minimization adds <dual, lhs - rhs> for ``lhs <= rhs`` (dual >= 0) and for
-``lhs == rhs``, and subtracts <dual, lhs - rhs> for ``lhs >= rhs`` (dual >= 0). They are given under the labels of the constraints.
+Sign of duals, as in cvxpy: the Lagrangian of a minimization adds <dual, lhs - rhs> for ``lhs <= rhs`` (dual >= 0)
+and for ``lhs == rhs``, and subtracts <dual, lhs - rhs> for ``lhs >= rhs`` (dual >= 0). They are given under the
+labels of the constraints.
 """
 
 from __future__ import annotations

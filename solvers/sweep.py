@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..formulations.formulation import (
     Architecture,
+    Block,
     Formulation,
     LiftedState,
     Step,
@@ -130,14 +131,14 @@ def _solve_blocks(
             _add_lifted(formulation, architecture, state, record)
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
-        warm = _recall(training, step, rows) or block.start
+        warm = _better_start(block, _recall(training, step, rows))
         solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)
         _add_block(record, step, solution)
         if audit is not None:
             found = {"sweep": audit, **audit_block(step, block, solution, training.tolerance, seed=audit)}
             training.history.audits.append(found)
             training.emit({"event": "audit", "audit": found})
-        if step.block != "weight":
+        if step.block == "activation":
             _remember(training, step, rows, solution)
         formulation.scatter(step, architecture, state, solution.values)
         training.emit({"event": "block", "block": step.label, "seconds": solution.seconds})
@@ -147,6 +148,21 @@ def _recall(training: Training, step: Step, rows: Rows) -> dict[str, Tensor]:
     """What the engine left for these samples the last time; empty where one of them is new."""
     past = {name: value[rows] for name, value in training.memory.get(step, {}).items()}
     return past if all(bool(value.isfinite().all()) for value in past.values()) else {}
+
+
+def _better_start(block: Block, past: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For every instance the better of two starts: the present state, or what solved it in the last sweep.
+
+    Early on the state (the forward pass) is better, because the weights have moved far; later often the past.
+    """
+    if not past:
+        return block.start
+    here = block.subproblem.objective(block.start, block.data)
+    there = block.subproblem.objective(past, block.data)
+    return {
+        name: torch.where((there < here).reshape(-1, *[1] * (value.ndim - 1)), value, block.start[name])
+        for name, value in past.items()
+    }
 
 
 def _remember(training: Training, step: Step, rows: Rows, solution: Solution) -> None:

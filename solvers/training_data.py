@@ -54,7 +54,7 @@ def check_targets(y: Any, samples: int, task: str, *, name: str = "y") -> np.nda
     y = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if y.ndim == 0 or len(y) != samples:
         raise UsageError(
-            f"X has {samples} samples, but {name} has {0 if y.ndim == 0 else len(y)} targets; expected one for each sample."
+            f"X has {samples} samples, but {name} has {0 if y.ndim == 0 else len(y)} targets; expected one for each."
         )
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise UsageError(
@@ -100,7 +100,7 @@ def prepare(
     X = check_inputs(X, features=widths[0])
     chosen = find_loss(loss) if loss is not None else choose_loss(task or infer_task(y), widths[-1])
     if task is not None and chosen.task != task:
-        raise UsageError(f"the loss {chosen.name!r} is for {chosen.task}, but the task is {task!r}; drop one of the two.")
+        raise UsageError(f"the loss {chosen.name!r} is for {chosen.task}, but the task is {task!r}; drop one of them.")
     y = check_targets(y, len(X), chosen.task)
     return _encode(X, y, chosen, widths[-1], device)
 

@@ -157,7 +157,8 @@ def _direction(
             break
         search = scaled + torch.where(size > 0, new_size / size.clamp_min(1e-300), 0.0) * search
         size = new_size
-    # A direction of zero curvature and nonzero slope only arises without any ridge: fall back to the preconditioned gradient.
+    # A direction of zero curvature and nonzero slope only arises without any ridge: fall back to the
+    # preconditioned gradient.
     flat = inner(solution, solution) == 0
     return torch.where(flat, precondition(-gradient), solution)
 

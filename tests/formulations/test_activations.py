@@ -549,7 +549,9 @@ def test_extreme_arguments_give_finite_numbers_and_no_warning(name: str, library
 )
 def test_slopes_keep_their_relative_accuracy_where_units_saturate(name: str, u: float, expected: float) -> None:
     assert activation(name).slope(np.array([u]))[0] == pytest.approx(expected, rel=1e-12)
-    assert float(activation(name).slope(torch.tensor([u], dtype=torch.float64))[0]) == pytest.approx(expected, rel=1e-12)
+    assert float(activation(name).slope(torch.tensor([u], dtype=torch.float64))[0]) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_softmax_is_blind_to_a_common_shift() -> None:

@@ -265,9 +265,7 @@ def test_activation_block_alone_gives_the_activation(name: str) -> None:
     solve_model(block)
     # Clarabel's argmin is good to 1e-5, over exponential cones to 1e-4; its value is much better.
     accuracy = 2e-5 if name.partition("(")[0] in QUADRATIC else 2e-4
-    np.testing.assert_allclose(
-        block.program().var_dict["x"].value, block.activation.phi(data["u"])[0], atol=accuracy
-    )
+    np.testing.assert_allclose(block.program().var_dict["x"].value, block.activation.phi(data["u"])[0], atol=accuracy)
 
 
 @pytest.mark.parametrize("name", [name for name in (*ALL, *OTHER_PARAMETERS) if activation(name).homogeneous])
@@ -309,9 +307,7 @@ def test_fixed_point_of_the_proximal_operator_machine_is_the_solution(name: str,
     x, before = block.activation.phi(data["u"]), None
     for _ in range(400):
         z = x @ data["W"].T + data["b"]
-        before, x = x, block.activation.phi(
-            data["u"] - ratio * (block.next_activation.phi(z) - data["v"]) @ data["W"]
-        )
+        before, x = x, block.activation.phi(data["u"] - ratio * (block.next_activation.phi(z) - data["v"]) @ data["W"])
     assert abs(x - before).max() <= 1e-14
     residuals = block.residuals({"x": x}, data).worst()
     assert residuals["stationarity"] <= 1e-13

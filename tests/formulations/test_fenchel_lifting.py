@@ -48,8 +48,7 @@ def network(
         targets=torch.tensor(encoded(LOSSES[loss], rng, SAMPLES, widths[-1])),
         weights=[torch.tensor(0.7 * rng.standard_normal(shape)) for shape in shapes],
         biases=[
-            torch.tensor(0.3 * rng.standard_normal(shape[0]) * has)
-            for shape, has in zip(shapes, biases, strict=True)
+            torch.tensor(0.3 * rng.standard_normal(shape[0]) * has) for shape, has in zip(shapes, biases, strict=True)
         ],
         proximity=[proximity] * layers,
     )

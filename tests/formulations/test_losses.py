@@ -71,9 +71,7 @@ def test_gradient_is_the_derivative(name: str, u: np.ndarray, seed: int) -> None
 @pytest.mark.parametrize("name", LOSS_NAMES)
 @property_test
 @given(u=arrays(np.float64, (3, 4), elements=st.floats(-8, 8)), seed=seeds)
-def test_conjugate_meets_fenchel_young_with_equality_at_the_gradient(
-    name: str, u: np.ndarray, seed: int
-) -> None:
+def test_conjugate_meets_fenchel_young_with_equality_at_the_gradient(name: str, u: np.ndarray, seed: int) -> None:
     loss, y = LOSSES[name], target(name, seed)
     s = loss.gradient(u, y)
     total = loss.values(u, y) + loss.conjugate(s, y)

@@ -26,9 +26,7 @@ from convexblocks.solvers import ENGINES, agree, solve
 
 NEXT = (*MODELLED, *LOSS_NAMES)
 # No engine claims a piecewise linear activation below exp; Clarabel solves these.
-PAIRS = [
-    (phi, after) for phi in MODELLED for after in NEXT if not (phi in QUADRATIC and after == "exponential")
-]
+PAIRS = [(phi, after) for phi in MODELLED for after in NEXT if not (phi in QUADRATIC and after == "exponential")]
 # Small multipliers below make a block stiff: the term above dominates.
 STIFF = {"random": 0.7, "ill-scaled": 0.05, "degenerate": 0.7}
 
@@ -133,7 +131,9 @@ def test_output_blocks_agree(loss: str, multiplier: float, kind: str) -> None:
     check_agreement(block, data_of(block, kind, batch=5, seed=6))
 
 
-@pytest.mark.parametrize(("phi", "after"), [("relu", "relu"), ("leaky_relu", "softmax_cross_entropy"), ("tanh", "tanh")])
+@pytest.mark.parametrize(
+    ("phi", "after"), [("relu", "relu"), ("leaky_relu", "softmax_cross_entropy"), ("tanh", "tanh")]
+)
 def test_larger_activation_blocks_agree(phi: str, after: str) -> None:
     block = FenchelActivation(width=32, next_width=10, activation=phi, below=0.2, **role(after))
     check_agreement(block, data_of(block, batch=3))
@@ -337,6 +337,17 @@ def test_data_of_another_size_are_solved(name: str, scale: float) -> None:
     solution = solve(block, data, tolerance=1e-8)
     assert solution.engine == name
     assert solution.solved, solution.residuals.worst()
+
+
+@pytest.mark.parametrize("phi", ["sigmoid", "tanh", "softmax", "elu", "softsign", "arctan", "probit"])
+def test_stiff_blocks_of_smooth_activations_are_solved(phi: str) -> None:
+    # above |W|^2 / below is about a thousand here.
+    for after in ("identity", "relu", "tanh", "squared"):
+        block = FenchelActivation(width=8, next_width=6, activation=phi, below=0.01, **role(after))
+        data = data_of(block, batch=25)
+        data["W"] *= 3
+        solution = solve(block, data)
+        assert solution.solved, (after, solution.residuals.worst())
 
 
 @pytest.mark.parametrize("after", ["tanh", "softmax_cross_entropy"])

@@ -1,0 +1,70 @@
+"""`convexblocks demo`: the main job, small: show a block, train on digits, audit, report."""
+
+from __future__ import annotations
+
+import copy
+from itertools import count
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..formulations.fenchel_activation import FenchelActivation
+from .console import heading, output, say, say_lines, sweep_progress, working
+from .report import write_report
+from .results import audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
+from .train import tell_notes
+from .training import INTERRUPTED, make_network, train_baselines, train_blocks
+
+HIDDEN = 64
+AUDIT_EVERY = 10
+SWEEPS = 30
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="New folder for the run; by default runs/demo, runs/demo-2, ...")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of split and start.")] = 0,
+) -> None:
+    """Show a block, train 64-64-10 on digits by alternating convex blocks, audit, compare, report."""
+    folder = out or _free_folder()
+    heading("1. One block: a convex program that can be read")
+    say_lines(FenchelActivation(width=HIDDEN, next_width=10, loss="softmax_cross_entropy", below=0.1).show())
+
+    heading(f"2. Train 64-{HIDDEN}-10 on digits by alternating such blocks")
+    from ..networks.datasets import load_dataset
+
+    dataset = load_dataset("digits", random_state=seed)
+    network = make_network(dataset, [HIDDEN], "relu", outputs=dataset.outputs, seed=seed, device="cpu")
+    start = copy.deepcopy(network)
+    with sweep_progress(SWEEPS) as on_event:
+        history = train_blocks(
+            network, dataset, out=folder, on_event=on_event, sweeps=SWEEPS, audit_every=AUDIT_EVERY, random_state=seed
+        )
+    say(f"{len(dataset.X_train)} samples, {history.last['sweep']} sweeps: {history.stop_reason}.")
+    if history.stop_reason.startswith(INTERRUPTED):
+        say(f"Saved in {folder}: network.safetensors, history.jsonl, run.json.")
+        raise typer.Exit(130)
+
+    heading("3. Audit: the fast engines against Clarabel, on instances of this run")
+    output().print(audit_table(history.audits), "")
+    output().print(warm_and_cold_table(history.warm_and_cold()))
+
+    heading("4. The network beside the baselines")
+    with working("Adam and logistic regression ..."):
+        compared = train_baselines(start, dataset, history.settings, outputs=dataset.outputs)
+    save_baselines(folder, compared)
+    output().print(result_table([own_figures(history.last), *compared]), "")
+    tell_notes(history, compared)
+
+    heading("5. Files")
+    with working("report ..."):
+        page = write_report(folder)
+    say(f"{folder}: network.safetensors, history.jsonl, run.json")
+    say(f"Open {page}")
+    say(f"Look at an instance: convexblocks show {folder} --layer 1 --sample 17")
+
+
+def _free_folder() -> Path:
+    """A folder that no earlier demo has taken."""
+    names = (Path("runs") / ("demo" if place == 1 else f"demo-{place}") for place in count(1))
+    return next(path for path in names if not path.exists())
