@@ -103,8 +103,9 @@ def sweep_progress(sweeps: int, *, quiet: bool = False) -> Iterator[Callable[[Ev
     """A progress bar over sweeps on a terminal; nothing in a pipe. Gives what `fit` wants for `on_event`."""
     console = messages()
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(), console=console, disable=quiet or not console.is_terminal,
+        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"), TimeElapsedColumn(),
+        console=console, disable=quiet or not console.is_terminal,
     )  # fmt: skip
     with progress:
         task = progress.add_task("sweep", total=sweeps, figures="")

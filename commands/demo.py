@@ -14,18 +14,20 @@ from .console import heading, output, say, say_lines, sweep_progress, working
 from .report import write_report
 from .results import audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
 from .train import tell_notes
-from .training import INTERRUPTED, make_network, train_baselines, train_blocks
+from .training import INTERRUPTED, check_seed, make_network, train_baselines, train_blocks
 
+Option = typer.Option
 HIDDEN = 64
 AUDIT_EVERY = 10
 SWEEPS = 30
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="New folder for the run; by default runs/demo, runs/demo-2, ...")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of split and start.")] = 0,
+    out: Annotated[Path | None, Option(metavar="RUN", help="New folder; by default runs/demo, runs/demo-2, ...")] = None,
+    seed: Annotated[int, Option(metavar="N", help="Seed of split and start.")] = 0,
 ) -> None:
     """Show a block, train 64-64-10 on digits by alternating convex blocks, audit, compare, report."""
+    check_seed(seed)
     folder = out or _free_folder()
     heading("1. One block: a convex program that can be read")
     say_lines(FenchelActivation(width=HIDDEN, next_width=10, loss="softmax_cross_entropy", below=0.1).show())

@@ -6,17 +6,32 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .console import LIFTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
     from ..solvers.history import History
 
 # Colours that stay apart for colour-blind readers (Okabe & Ito).
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 QUIET = "#6b7680"
-STYLE: dict[str, Any] = {
+CAPTIONS = {
+    "loss": f"Training loss of the deployed network, with and without the penalty, and the {LIFTED}. "
+    "Dotted: the training loss of the baselines.",
+    "accuracy": "Share of right predictions of the deployed network. Dotted: the baselines on the test part.",
+    "error": "Mean squared error of the deployed network. Dotted: the baselines on the test part.",
+    "gaps": "Fenchel-Young gaps B_l summed over samples, after the activation blocks: "
+    "how far the lifted activations moved from the forward pass.",
+    "residuals": "Largest relative gap over the instances of a block, measured on the original program; "
+    "dashed: the tolerance.",
+    "seconds": "Wall time of the solves of each block.",
+    "starts": "Mean iterations of each block in the audited sweeps.",
+}
+STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": QUIET, "axes.labelcolor": "#333b42", "xtick.color": QUIET, "ytick.color": QUIET,
     "axes.grid": True, "grid.color": "#e6eaee", "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6,
@@ -29,22 +44,17 @@ def draw_all(history: History, baselines: list[dict[str, Any]]) -> list[dict[str
     """Every figure that the run has data for: its `title`, `caption` and `svg`."""
     classified = history.settings["task"] == "classification"
     plans: list[tuple[str, str, Draw]] = [
-        ("Loss", f"Training loss of the deployed network, with and without the penalty, and the {LIFTED}. Dotted: "
-                 "the training loss of the baselines.", _losses),
-        ("Accuracy" if classified else "Error",
-         ("Share of right predictions" if classified else "Mean squared error")
-         + " of the deployed network. Dotted: the baselines on the test part.", _scores),
-    ]  # fmt: skip
+        ("Loss", CAPTIONS["loss"], _losses),
+        ("Accuracy" if classified else "Error", CAPTIONS["accuracy" if classified else "error"], _scores),
+    ]
     if len(history.records) > 1:
         plans += [
-            ("Layer gaps", "Fenchel-Young gaps B_l summed over samples, after the activation blocks: how far the lifted "
-                           "activations moved from the forward pass.", _gaps),
-            ("Residuals", "Largest relative gap over the instances of a block, measured on the original program; dashed: "
-                          "the tolerance.", _residuals),
-            ("Seconds of the blocks", "Wall time of the solves of each block.", _seconds),
-        ]  # fmt: skip
+            ("Layer gaps", CAPTIONS["gaps"], _gaps),
+            ("Residuals", CAPTIONS["residuals"], _residuals),
+            ("Seconds of the blocks", CAPTIONS["seconds"], _seconds),
+        ]
     if history.audits:
-        plans.append(("Warm and cold starts", "Mean iterations of each block in the audited sweeps.", _warm_and_cold))
+        plans.append(("Warm and cold starts", CAPTIONS["starts"], _warm_and_cold))
     return [
         {"title": title, "caption": caption, "svg": _svg(title, draw, history, baselines)}
         for title, caption, draw in plans
@@ -81,14 +91,18 @@ def _baseline_lines(axes: Axes, baselines: list[dict[str, Any]], key: str) -> No
             axes.axhline(method[key], label=method["name"], color=COLOURS[3 + place], linestyle=":")
 
 
+def _heights(line: Line2D) -> list[float]:
+    return [float(value) for value in np.asarray(line.get_ydata(), dtype=float)]
+
+
 def _finish(axes: Axes, ylabel: str, *, logarithmic: bool = False) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("sweep")
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn = [value for line in axes.lines for value in line.get_ydata()]
-    if logarithmic and drawn and min(drawn) > 0:
+    lowest = [min(_heights(line)) for line in axes.lines]
+    if logarithmic and lowest and min(lowest) > 0:
         axes.set_yscale("log")
     axes.legend()
 
@@ -117,7 +131,7 @@ def _leave_out_the_start(axes: Axes, history: History, measure: str) -> None:
     trained = [record[f"{part}_{measure}"] for record in history.records[1:] for part in ("train", "test")
                if record.get(f"{part}_{measure}") is not None]  # fmt: skip
     if trained:
-        low = min([*trained, *(float(line.get_ydata()[0]) for line in axes.lines if line.get_linestyle() == ":")])
+        low = min([*trained, *(_heights(line)[0] for line in axes.lines if line.get_linestyle() == ":")])
         axes.set_ylim(max(0.0, low - 0.02), 1.005)
 
 

@@ -44,6 +44,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     from ..networks.datasets import BUILT_IN, FOLDER_VARIABLE, FROM_FOLDER
     from ..solvers.batch import ENGINES
 
+    folder = f"--data-dir or {FOLDER_VARIABLE}"
     blocks = {name: block() for name, block in SUBPROBLEMS.items()}
     return {
         "formulations": [
@@ -55,13 +56,13 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
         ],
         "engines": [
             *({"name": name, "solves": engine.solves} for name, engine in ENGINES.items()),
-            {"name": "clarabel, scs", "solves": "every convex block, one instance after the other; Clarabel is the reference"},
+            {"name": "clarabel, scs", "solves": "every convex block, one by one; Clarabel is the reference"},
         ],
         "activations": [_activation_row(name) for name in ACTIVATIONS],
         "losses": [{"name": name, "task": loss.task} for name, loss in LOSSES.items()],
         "data sets": [
             *({"name": name, "what": what, "from": "scikit-learn"} for name, what in BUILT_IN.items()),
-            *({"name": name, "what": what, "from": f"--data-dir or {FOLDER_VARIABLE}"} for name, what in FROM_FOLDER.items()),
+            *({"name": name, "what": what, "from": folder} for name, what in FROM_FOLDER.items()),
             {"name": "PATH.npz", "what": "arrays X, y (and X_test, y_test)", "from": "a file"},
             {"name": "PATH.csv", "what": "a header; the target last", "from": "a file"},
         ],

@@ -74,7 +74,6 @@ def render(run: Run) -> str:
         figures=[{**figure, "svg": Markup(figure["svg"])} for figure in figures],
         block=Markup(_block(run)),
         audits=[(audit_row(audit), audit.get("note", "")) for audit in run.history.audits],
-        warm_and_cold=[(label, number(m["warm"], 3), number(m["cold"], 3)) for label, m in run.history.warm_and_cold().items()],
         last_blocks=_last_blocks(run.history.last),
         settings=_rows(run.settings),
         data=_rows(run.notes.get("data", {})),
@@ -113,7 +112,8 @@ def _block(run: Run) -> str:
 def _last_blocks(last: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
-            label, block["engine"], str(block["instances"]), number(block["iterations"], 3), number(block["seconds"], 3),
+            label, block["engine"], str(block["instances"]),
+            number(block["iterations"], 3), number(block["seconds"], 3),
             *(small(block[name]) for name in ("feasibility", "stationarity", "gap")), str(block["unsolved"]),
         )
         for label, block in last.get("blocks", {}).items()

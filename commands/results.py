@@ -72,7 +72,8 @@ def audit_row(audit: dict[str, Any]) -> list[str]:
     """One audit as texts; `agrees` is yes, NO, or unknown where there is no model to compare with."""
     verdict = {True: "yes", False: "NO", None: "no model"}[audit.get("agrees")]
     gap, violation = (small(audit.get(key)) for key in ("objective_gap", "violation"))
-    return [str(audit["sweep"]), audit["block"], audit["engine"], number(audit.get("instances")), gap, violation, verdict]
+    instances = number(audit.get("instances"))
+    return [str(audit["sweep"]), audit["block"], audit["engine"], instances, gap, violation, verdict]
 
 
 def save_baselines(out: Path | None, baselines: list[dict[str, Any]]) -> None:

@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
     Pair = tuple[Solution, Solution]
 
+Option = typer.Option
 MOST_ENTRIES = 12
 
 
 def show(
     target: Annotated[str, typer.Argument(help="A block from `convexblocks list`, or the folder of a run.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Setting of a block.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Of a run: hidden layer 1, 2, ...")] = None,
-    sample: Annotated[int | None, typer.Option(help="Of a run: row of the training data, from 0.")] = None,
-    sweep: Annotated[int | None, typer.Option(help="Of a run: sweep; by default the last.")] = None,
-    latex: Annotated[bool, typer.Option("--latex", help="The model in LaTeX.")] = False,
-    html: Annotated[bool, typer.Option("--html", help="The model as an HTML fragment.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Plain data; of a run, all values too.")] = False,
+    settings: Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="Setting of a block.")] = None,
+    layer: Annotated[int | None, Option(metavar="N", help="Of a run: hidden layer 1, 2, ...; default 1.")] = None,
+    sample: Annotated[int | None, Option(metavar="N", help="Of a run: row of the training data; default 0.")] = None,
+    sweep: Annotated[int | None, Option(metavar="N", help="Of a run: sweep; by default the last.")] = None,
+    latex: Annotated[bool, Option("--latex", help="The model in LaTeX.")] = False,
+    html: Annotated[bool, Option("--html", help="The model as an HTML fragment.")] = False,
+    json: Annotated[bool, Option("--json", help="Plain data; of a run, all values too.")] = False,
 ) -> None:
     """Show a block as a readable model; or, of a run, one instance with values, duals and residuals."""
     if latex + html + json > 1:
@@ -116,7 +117,8 @@ def _tell(instance: Instance, agreement: Agreement | None) -> None:
 
 def _tell_values(pair: Pair) -> None:
     engine, reference = pair
-    shown = table("variable", engine.engine, "clarabel", "difference", numbers=(engine.engine, "clarabel", "difference"))
+    numbers = (engine.engine, "clarabel", "difference")
+    shown = table("variable", *numbers, numbers=numbers)
     left_out = 0
     for name in [name for name in engine.values if name in reference.values]:
         ours, theirs = (solution.values[name].flatten().tolist() for solution in pair)

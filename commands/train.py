@@ -12,45 +12,70 @@ from ..formulations.catalogue import formulation
 from ..formulations.losses import find_loss
 from .console import cells, number, output, print_json, say, sweep_progress, table, working
 from .results import OURS, own_figures, result_table, save_baselines
-from .training import INTERRUPTED, make_network, outputs_for, train_baselines, train_blocks
+from .training import INTERRUPTED, check_seed, make_network, outputs_for, train_baselines, train_blocks
 
 if TYPE_CHECKING:
     from ..networks.datasets import Dataset
     from ..solvers.history import History
 
 Option = typer.Option
+DATA, NETWORK, GOAL, COURSE = "Data", "Network", "Objective", "Training"
 
 
 def train(
-    data: Annotated[str, typer.Argument(help="A name from `convexblocks list`, or a path: .npz or .csv.")],
-    method: Annotated[str, Option(help="Formulation.")] = "fenchel",
-    hidden: Annotated[list[int], Option(help="Width of a hidden layer; once for each layer.")] = [64],  # noqa: B006
-    activation: Annotated[str, Option(help="Activation of the hidden layers.")] = "relu",
-    loss: Annotated[str | None, Option(help="Training loss; by default from the task.")] = None,
-    task: Annotated[str | None, Option(help="classification | regression; by default inferred from y.")] = None,
-    weight_decay: Annotated[float, Option(help="Penalty: this / 2 * sum of squares of the weights.")] = 0.1,
-    sweeps: Annotated[int, Option(help="At most this many sweeps over the data.")] = 30,
-    tolerance: Annotated[float, Option(help="Stop below this relative decrease; 0 never.")] = 1e-4,
-    time_limit: Annotated[float | None, Option(help="Stop after the sweep that passes these seconds.")] = None,
-    batch_size: Annotated[int | None, Option(help="Samples of a mini-batch; by default all.")] = None,
-    multiplier: Annotated[float | None, Option(help="Factor of the gaps of the hidden layers.")] = None,
-    output_multiplier: Annotated[float | None, Option(help="Lift the output too, with this factor.")] = None,
-    weight_inputs: Annotated[str | None, Option(help="What weight blocks read: forward | lifted.")] = None,
-    audit_every: Annotated[int, Option(help="Audit by Clarabel every so many sweeps; 0 never.")] = 0,
-    seed: Annotated[int, Option(min=0, max=2**32 - 1, help="Seed of split, start and mini-batches.")] = 0,
-    device: Annotated[str, Option(help="cpu, cuda, cuda:0, ...")] = "cpu",
-    data_dir: Annotated[Path | None, Option(help="Folder of mnist.npz, ... [env: CONVEXBLOCKS_DATA]")] = None,
-    split: Annotated[bool, Option("--split/--no-split", help="Keep a random fifth for testing.")] = True,
-    standardize: Annotated[bool, Option("--standardize/--no-standardize", help="Scale the features.")] = True,
-    baselines: Annotated[bool, Option("--baselines/--no-baselines", help="Train Adam and a linear model too.")] = True,
-    out: Annotated[Path | None, Option(help="New folder for the run; without it nothing is kept.")] = None,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A name from `convexblocks list`, or a path: .npz, .csv.")],
+    task: Annotated[
+        str | None, Option(metavar="NAME", help="classification, regression; else from y.", rich_help_panel=DATA)
+    ] = None,
+    no_split: Annotated[bool, Option("--no-split", help="Train on all samples.", rich_help_panel=DATA)] = False,
+    no_standardize: Annotated[
+        bool, Option("--no-standardize", help="Leave the features raw.", rich_help_panel=DATA)
+    ] = False,
+    data_dir: Annotated[
+        Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
+    ] = None,
+    hidden: Annotated[
+        list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
+    ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
+    activation: Annotated[str, Option(metavar="NAME", help="See `convexblocks list`.", rich_help_panel=NETWORK)] = "relu",
+    seed: Annotated[int, Option(metavar="N", help="Of split, start, mini-batches.", rich_help_panel=NETWORK)] = 0,
+    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, ...", rich_help_panel=NETWORK)] = "cpu",
+    loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
+    weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
+    method: Annotated[str, Option(metavar="NAME", help="Formulation.", rich_help_panel=GOAL)] = "fenchel",
+    multiplier: Annotated[
+        float | None, Option(metavar="X", help="Factor of the hidden layers' gaps.", rich_help_panel=GOAL)
+    ] = None,
+    output_multiplier: Annotated[
+        float | None, Option(metavar="X", help="Lift the output too.", rich_help_panel=GOAL)
+    ] = None,
+    weight_inputs: Annotated[
+        str | None, Option(metavar="NAME", help="Weight blocks read: forward, lifted.", rich_help_panel=GOAL)
+    ] = None,
+    sweeps: Annotated[int, Option(metavar="N", help="At most so many.", rich_help_panel=COURSE)] = 30,
+    tolerance: Annotated[
+        float, Option(metavar="X", help="Least relative decrease; 0 never stops.", rich_help_panel=COURSE)
+    ] = 1e-4,
+    time_limit: Annotated[float | None, Option(metavar="S", help="Seconds.", rich_help_panel=COURSE)] = None,
+    batch_size: Annotated[
+        int | None, Option(metavar="N", help="Mini-batches; by default all samples.", rich_help_panel=COURSE)
+    ] = None,
+    audit_every: Annotated[
+        int, Option(metavar="N", help="Audit each N-th sweep by Clarabel; 0 never.", rich_help_panel=COURSE)
+    ] = 0,
+    no_baselines: Annotated[
+        bool, Option("--no-baselines", help="Without Adam and the linear model.", rich_help_panel=COURSE)
+    ] = False,
+    out: Annotated[Path | None, Option(metavar="RUN", help="New folder; without it nothing is kept.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a network by alternating convex blocks."""
+    check_seed(seed)
     given = {"multiplier": multiplier, "output_multiplier": output_multiplier, "weight_inputs": weight_inputs}
     chosen = formulation(method, **{key: value for key, value in given.items() if value is not None})
     wanted_task = task if task or loss is None else find_loss(loss).task
-    dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task, split=split, standardize=standardize)
+    dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task,
+                    split=not no_split, standardize=not no_standardize)  # fmt: skip
     outputs = outputs_for(dataset, loss)
     network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device)
     start = copy.deepcopy(network)
@@ -63,7 +88,7 @@ def train(
     interrupted = history.stop_reason.startswith(INTERRUPTED)
     compared: list[dict[str, Any]] = []
     try:
-        if baselines and not interrupted:
+        if not (no_baselines or interrupted):
             with working("baselines: Adam and a linear model ...", quiet=json):
                 compared = train_baselines(start, dataset, history.settings, outputs=outputs)
             save_baselines(out, compared)

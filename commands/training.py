@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from ..solvers.history import History
 
 INTERRUPTED = "interrupted"
+LARGEST_SEED = 2**32 - 1
+
+
+def check_seed(seed: int) -> None:
+    """Refuse seeds that a generator cannot take.
+
+    Raises
+    ------
+    UsageError
+        Saying what was expected.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"the seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}: choose another --seed.")
 
 
 def make_network(
@@ -47,7 +60,12 @@ def outputs_for(dataset: Dataset, loss: str | None) -> int:
 
 
 def train_blocks(
-    network: nn.Module, dataset: Dataset, *, out: Path | None, on_event: Callable[[dict[str, Any]], None], **settings: Any
+    network: nn.Module,
+    dataset: Dataset,
+    *,
+    out: Path | None,
+    on_event: Callable[[dict[str, Any]], None],
+    **settings: Any,
 ) -> History:
     """Train by convex blocks; a run that is refused leaves nothing behind.
 

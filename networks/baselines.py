@@ -1,7 +1,7 @@
 """Baselines, always shown beside ours: Adam on the same network, and the best linear model.
 
-All minimize the same objective, the SUM of the loss over samples plus (weight_decay / 2) times the sum of squares of the
-weights (not biases), so that their figures can be compared line by line.
+All minimize the same objective, the SUM of the loss over samples plus (weight_decay / 2) times the sum of squares of
+the weights (not biases), so that their figures can be compared line by line.
 """
 
 from __future__ import annotations
@@ -92,15 +92,17 @@ def train_adam(
     _descend(network, X, y, found, weight_decay / samples, rate, steps, batch_size, random_state)
     seconds = time.process_time() - began
     with torch.no_grad():
-        figures = _figures(network(X).double(), None if tested is None else network(tested.inputs.to(X)), checked, tested)
+        test_output = None if tested is None else network(tested.inputs.to(X))
+        figures = _figures(network(X).double(), test_output, checked, tested)
+    candidates = ", ".join(f"{rate:g}" for rate in learning_rates)
     return {
         "name": "Adam",
         **_with_penalty(figures, _penalty(layered, weight_decay)),
         "cpu_seconds": seconds,
         "learning_rate": rate,
         "steps": steps,
-        "note": f"same network, start, split and objective; {steps} steps of {min(batch_size, samples)} samples; learning rate "
-        f"{rate:g}, chosen among {', '.join(f'{r:g}' for r in learning_rates)} on a held-out fifth of the training data",
+        "note": f"same network, start, split and objective; {steps} steps of {min(batch_size, samples)} samples; "
+        f"learning rate {rate:g}, chosen among {candidates} on a held-out fifth of the training data",
     }
 
 

@@ -33,7 +33,7 @@ def read_file(path: Path) -> tuple[Arrays, Arrays | None]:
     """
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
-        raise UsageError(f"the data {str(path)!r} cannot be read: {seen}. Expected an .npz or a .csv file: check the path.")
+        raise UsageError(f"the data {str(path)!r} cannot be read: {seen}; expected an .npz or .csv file. Check the path.")
     if path.suffix.lower() == ".csv":
         return _read_csv(path), None
     arrays = _read_npz(path)
@@ -77,8 +77,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"{str(path)!r} holds pickled objects or is damaged; expected plain arrays of numbers, because pickles can run "
-            "code. Save X and y with a number type, e.g. numpy.savez(path, X=X.astype(float), y=y)."
+            f"{str(path)!r} holds pickled objects or is damaged; expected plain arrays of numbers, because pickles can "
+            "run code. Save X and y with a number type, e.g. numpy.savez(path, X=X.astype(float), y=y)."
         ) from None
 
 
@@ -99,7 +99,9 @@ def _read_csv(path: Path) -> Arrays:
             reader = csv.reader(file)
             rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{str(path)!r} is no readable csv file ({error}); save it as UTF-8 text with commas.") from None
+        raise UsageError(
+            f"{str(path)!r} is no readable csv file ({error}); expected UTF-8 text with commas: save it so."
+        ) from None
     if len(rows) < 2:
         raise UsageError(f"{str(path)!r} has {len(rows)} lines; expected a header and one line for each sample.")
     header = [name.strip() for name in rows[0][1]]

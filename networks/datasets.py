@@ -106,8 +106,8 @@ def load_dataset(
     Parameters
     ----------
     which : str or path
-        A name of `BUILT_IN` or `FROM_FOLDER`; or an .npz file with X and y (and X_test and y_test, if it has a test part
-        of its own); or a .csv file with a header and the target last.
+        A name of `BUILT_IN` or `FROM_FOLDER`; or an .npz file with X and y (and X_test and y_test, if it has a test
+        part of its own); or a .csv file with a header and the target last.
     data_dir : path, optional
         Folder of the data sets of `FROM_FOLDER`; by default the environment variable ``CONVEXBLOCKS_DATA`` names it.
     random_state : int
@@ -115,8 +115,8 @@ def load_dataset(
     task : {"classification", "regression"}, optional
         By default inferred from y.
     split : bool
-        Whether data without a test part of their own give up a random fifth of their samples to one (with equal shares of
-        the classes). Otherwise there is no test part.
+        Whether data without a test part of their own give up a random fifth of their samples to one (with equal shares
+        of the classes). Otherwise there is no test part.
     standardize : bool
         Whether features are scaled: pixels to [0, 1], other features to mean 0 and variance 1 over the training part.
 
@@ -204,7 +204,7 @@ def _file_notes(path: Path) -> dict[str, Any]:
 def _checked(part: Arrays, task: str, *, which: str = "", features: int | None = None) -> Arrays:
     X = check_inputs(part[0], name=f"{which}X")
     if features is not None and X.shape[1] != features:
-        raise UsageError(f"{which}X has {X.shape[1]} features, but X has {features}; expected the same features in both.")
+        raise UsageError(f"{which}X has {X.shape[1]} features, but X has {features}; give both the same features.")
     y = check_targets(part[1], len(X), task, name=f"{which}y")
     if y.dtype.kind not in "iubf":
         raise UsageError(f"{which}y has type {y.dtype}; expected numbers.")
@@ -230,8 +230,8 @@ def _split(data: Arrays, task: str, random_state: int) -> tuple[Arrays, Arrays]:
         parts = train_test_split(X, y, test_size=TEST_FRACTION, random_state=random_state, stratify=stratify)
     except ValueError as error:
         raise UsageError(
-            f"the {len(X)} samples cannot be split into a training and a test part ({error}). Give more samples, a test "
-            "part of your own (X_test and y_test in an .npz file), or train on all of them (--no-split)."
+            f"the {len(X)} samples cannot be split into a training and a test part ({error}). Give more samples, a "
+            "test part of your own (X_test and y_test in an .npz file), or train on all of them (--no-split)."
         ) from None
     X_train, X_test, y_train, y_test = parts
     return (X_train, y_train), (X_test, y_test)
