@@ -31,8 +31,9 @@ from convexblocks.formulations import FenchelActivation, FenchelLifting, Fenchel
 from convexblocks.formulations.formulation import Block
 from convexblocks.formulations.losses import find_loss
 from convexblocks.solvers import build_network, fit, solve
+from convexblocks.solvers.conic import has_many_parameters
 from convexblocks.solvers.layered import read_network
-from convexblocks.solvers.reference import batch_size, has_many_parameters
+from convexblocks.solvers.reference import batch_size
 from convexblocks.solvers.safeguards import curvature
 
 ACCURACY = 1e-6

@@ -23,7 +23,7 @@ SWEEPS = 30
 
 
 def demo(
-    out: Annotated[Path | None, Option(metavar="RUN", help="New folder; by default runs/demo, runs/demo-2, ...")] = None,
+    out: Annotated[Path | None, Option(metavar="RUN", help="New folder; default runs/demo, runs/demo-2, ...")] = None,
     seed: Annotated[int, Option(metavar="N", help="Seed of split and start.")] = 0,
 ) -> None:
     """Show a block, train 64-64-10 on digits by alternating convex blocks, audit, compare, report."""

@@ -23,7 +23,7 @@ DATA, NETWORK, GOAL, COURSE = "Data", "Network", "Objective", "Training"
 
 
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A name from `convexblocks list`, or a path: .npz, .csv.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A name of `convexblocks list`, or a path: .npz, .csv")],
     task: Annotated[
         str | None, Option(metavar="NAME", help="classification, regression; else from y.", rich_help_panel=DATA)
     ] = None,
@@ -37,7 +37,7 @@ def train(
     hidden: Annotated[
         list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
     ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
-    activation: Annotated[str, Option(metavar="NAME", help="See `convexblocks list`.", rich_help_panel=NETWORK)] = "relu",
+    activation: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=NETWORK)] = "relu",
     seed: Annotated[int, Option(metavar="N", help="Of split, start, mini-batches.", rich_help_panel=NETWORK)] = 0,
     device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, ...", rich_help_panel=NETWORK)] = "cpu",
     loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,

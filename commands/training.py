@@ -29,7 +29,7 @@ def check_seed(seed: int) -> None:
         Saying what was expected.
     """
     if not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"the seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}: choose another --seed.")
+        raise UsageError(f"the seed is {seed}; expected a number from 0 to {LARGEST_SEED}: choose another --seed.")
 
 
 def make_network(

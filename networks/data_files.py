@@ -33,7 +33,7 @@ def read_file(path: Path) -> tuple[Arrays, Arrays | None]:
     """
     if not path.is_file():
         seen = "it is a folder" if path.is_dir() else "there is no such file"
-        raise UsageError(f"the data {str(path)!r} cannot be read: {seen}; expected an .npz or .csv file. Check the path.")
+        raise UsageError(f"the data {str(path)!r} cannot be read: {seen}; expected an .npz or .csv file: see the path.")
     if path.suffix.lower() == ".csv":
         return _read_csv(path), None
     arrays = _read_npz(path)

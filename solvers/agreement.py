@@ -17,7 +17,8 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 from ..formulations.subproblem import Subproblem
 from .batch import check_data, choose_engine, solve
-from .reference import batch_size, has_many_parameters, solve_one
+from .conic import has_exponential_cones, largest_violation, solve_conic
+from .reference import batch_size
 from .solution import SolveError, Status
 
 EXACT, EXPONENTIAL_CONE = 1e-6, 1e-5
@@ -106,16 +107,14 @@ def agree(
     gaps, violations = [], []
     for place in range(batch_size(subproblem, chosen)):
         _set_parameters(subproblem, chosen, place)
-        reference = solve_one(problem, "clarabel")
-        if reference["status"] is not Status.SOLVED:
-            raise SolveError(f"the reference gave no point for instance {place}: {reference['status'].value}")
-        optimum = reference["objective"]
+        reference = solve_conic(problem, "clarabel")
+        if reference.status is not Status.SOLVED:
+            raise SolveError(f"the reference gave no point for instance {place}: {reference.status.value}")
+        optimum = reference.objective
         objective, violation = evaluate(subproblem, {name: v[place] for name, v in solution.values.items()})
         gaps.append(abs(objective - optimum) / max(1.0, abs(optimum)))
         violations.append(violation)
-    dims = problem.get_problem_data("CLARABEL", ignore_dpp=has_many_parameters(problem))[0]["dims"]
-    exponential = dims.exp > 0
-    allowed = EXPONENTIAL_CONE if exponential else EXACT
+    allowed = EXPONENTIAL_CONE if has_exponential_cones(problem) else EXACT
     return Agreement(solution.engine, len(gaps), max(gaps), max(violations), allowed)
 
 
@@ -130,8 +129,7 @@ def evaluate(subproblem: Subproblem, values: Mapping[str, Tensor]) -> tuple[floa
     for name, value in values.items():
         variables[name].project_and_assign(value.cpu().numpy())
     subproblem.complete()
-    violation = max((float(np.max(c.violation(), initial=0.0)) for c in problem.constraints), default=0.0)
-    return float(problem.objective.value), violation
+    return float(problem.objective.value), largest_violation(problem)
 
 
 def _draw(subproblem: Subproblem, data: Mapping[str, Tensor], sample: int, seed: int) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 from ..formulations.subproblem import Subproblem
 from . import activation_gradient, activation_newton, output_newton, weight_newton
+from .conic import SETTINGS
 from .engine import Engine
-from .reference import SETTINGS, batch_size, solve_reference
+from .reference import batch_size, solve_reference
 from .solution import Solution, judge
 
 ENGINES: dict[str, Engine] = {
@@ -51,8 +52,8 @@ def solve(
         A name of `ENGINES`, or ``"clarabel"`` or ``"scs"``. By default the first engine that can solve the
         subproblem, else Clarabel in a loop; `Solution.engine` says which one ran.
     warm_start : Solution or mapping, optional
-        An earlier solution of the same instances, or values of variables. The batched engines and SCS use it as
-        their starting point; Clarabel has none and reuses only its setup.
+        An earlier solution of the same instances, or values of variables, where the batched engines start. Clarabel has
+        no starting point and SCS is started from the instance before; both leave it unused.
     tolerance : float
         An instance is solved when its Fenchel-Young gap, relative to 1 + |objective|, and its violation are at
         most this.

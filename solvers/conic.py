@@ -1,0 +1,131 @@
+"""One instance through cvxpy and a conic solver, with residuals measured on the canonical program.
+
+The canonical form is  minimize 1/2 x'Px + q'x  subject to  A x + s = b,  s in K ; y is the dual of its rows. Measured
+in the infinity norm and relative to the terms that cancel:
+
+    primal  A x + s - b        dual  P x + q + A'y        gap  x'Px + q'x + b'y
+
+This is the one module that looks behind cvxpy's public methods: at the raw answers of Clarabel and SCS.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+
+from .solution import Status
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clarabel": {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10},
+    "scs": {"eps_abs": 1e-9, "eps_rel": 1e-9, "max_iters": 100_000},
+}
+MANY_PARAMETERS = 5_000
+"""Above this many parameter entries cvxpy's parametrized form costs more than canonicalizing each instance anew."""
+
+_STATUS = {
+    cp.INFEASIBLE: Status.INFEASIBLE,
+    cp.INFEASIBLE_INACCURATE: Status.INFEASIBLE,
+    cp.UNBOUNDED: Status.UNBOUNDED,
+    cp.UNBOUNDED_INACCURATE: Status.UNBOUNDED,
+}
+
+
+@dataclass(frozen=True)
+class ConicAnswer:
+    """A conic solver's answer to one instance: values and duals by name, and what was measured of it.
+
+    `status` is SOLVED where the solver gave a point; whether the point is good is for the residuals to say.
+    """
+
+    status: Status
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    duals: dict[str, np.ndarray] = field(default_factory=dict)
+    objective: float = np.nan
+    violation: float = np.inf
+    dual_residual: float = np.inf
+    gap: float = np.inf
+    iterations: int = 0
+
+
+def has_many_parameters(problem: cp.Problem) -> bool:
+    """Whether the parametrized canonical form is not worth its memory (it can take gigabytes)."""
+    return sum(parameter.size for parameter in problem.parameters()) > MANY_PARAMETERS
+
+
+def has_exponential_cones(problem: cp.Problem) -> bool:
+    """Whether Clarabel solves the program over exponential cones, where it is less accurate."""
+    data, _, _ = problem.get_problem_data("CLARABEL", ignore_dpp=has_many_parameters(problem))
+    return bool(data["dims"].exp)
+
+
+def solve_conic(problem: cp.Problem, solver: str) -> ConicAnswer:
+    """Solve a program whose parameters have values, by ``"clarabel"`` or ``"scs"``.
+
+    The program is canonicalized once (it is DPP), unless it has very many parameters. The variables of the program
+    hold the answer afterwards.
+    """
+    settings = SETTINGS[solver]
+    with warnings.catch_warnings():
+        # The status says what the warnings would, and the residuals are measured here.
+        warnings.simplefilter("ignore")
+        data, chain, inverse = problem.get_problem_data(
+            solver.upper(), ignore_dpp=has_many_parameters(problem), solver_opts=settings
+        )
+        raw = chain.solve_via_data(problem, data, warm_start=True, verbose=False, solver_opts=settings)
+        try:
+            problem.unpack_results(raw, chain, inverse)
+        except cp.SolverError:
+            return ConicAnswer(Status.FAILED)
+    iterations = int(problem.solver_stats.num_iters or 0) if problem.solver_stats is not None else 0
+    status = _STATUS.get(problem.status, Status.SOLVED)
+    if status is Status.SOLVED and any(variable.value is None for variable in problem.variables()):
+        status = Status.FAILED
+    if status is not Status.SOLVED:
+        return ConicAnswer(status, iterations=iterations)
+    dual_residual, gap = _measure(data, raw)
+    return ConicAnswer(
+        status,
+        {variable.name(): np.array(variable.value) for variable in problem.variables()},
+        _duals(problem),
+        float(problem.value),
+        largest_violation(problem),
+        dual_residual,
+        gap,
+        iterations,
+    )
+
+
+def largest_violation(problem: cp.Problem) -> float:
+    """Largest violation of a constraint at the present values of the variables, measured by cvxpy."""
+    return max((float(np.max(constraint.violation(), initial=0.0)) for constraint in problem.constraints), default=0.0)
+
+
+def constraint_labels(problem: cp.Problem) -> list[str]:
+    """A name for every constraint: its label, made unique, or its place."""
+    labels: list[str] = []
+    for place, constraint in enumerate(problem.constraints):
+        label = constraint.label or f"constraint {place + 1}"
+        labels.append(label if label not in labels else f"{label} ({place + 1})")
+    return labels
+
+
+def _duals(problem: cp.Problem) -> dict[str, np.ndarray]:
+    """Duals by label; cones with several dual parts (second-order, exponential) are left out."""
+    pairs = zip(constraint_labels(problem), problem.constraints, strict=True)
+    return {label: np.array(c.dual_value) for label, c in pairs if isinstance(c.dual_value, (float, np.ndarray))}
+
+
+def _measure(data: dict[str, Any], raw: Any) -> tuple[float, float]:
+    """Relative dual residual and gap of a raw answer on the canonical program."""
+    x, y = (raw["x"], raw["y"]) if isinstance(raw, dict) else (np.array(raw.x), np.array(raw.z))
+    q, A, b = data["c"], data["A"], data["b"]
+    curved = data["P"] @ x if data.get("P") is not None else np.zeros_like(x)
+    pulled = A.T @ y
+    scale = 1 + max(np.max(np.abs(part), initial=0.0) for part in (curved, pulled, q))
+    dual = float(np.max(np.abs(curved + q + pulled), initial=0.0) / scale)
+    terms = float(x @ curved), float(q @ x), float(b @ y)
+    return dual, abs(sum(terms)) / (1 + max(abs(term) for term in terms))

@@ -1,0 +1,114 @@
+"""Baselines: they minimize the objective of `fit`, and do so well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from convexblocks.formulations import UsageError
+from convexblocks.networks import linear_baseline, load_dataset, train_adam
+from convexblocks.solvers import build_network, fit
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(30, 3))
+LABELS = np.arange(30) % 3
+TARGETS = X @ np.array([1.0, -2.0, 0.5]) + 1.0
+
+
+def linear_network(outputs: int) -> torch.nn.Sequential:
+    return build_network((3, outputs), "relu", random_state=0, dtype=torch.float64)
+
+
+PROBLEMS = {
+    "squared": (TARGETS, 1),
+    "logistic": (LABELS % 2, 1),
+    "softmax_cross_entropy": (LABELS, 3),
+    "softmax_cross_entropy, two classes": (LABELS % 2, 2),
+}
+
+
+@pytest.mark.parametrize("weight_decay", [0.3, 3.0])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_linear_baseline_is_the_optimum_of_the_objective(problem: str, weight_decay: float) -> None:
+    """An independent minimizer of the same objective over the weights finds the same value."""
+    (y, outputs), loss = PROBLEMS[problem], problem.split(",")[0]
+    found = linear_baseline((X, y), loss=loss, weight_decay=weight_decay, outputs=outputs)
+
+    def objective(flat: np.ndarray) -> float:
+        weights, biases = flat[: 3 * outputs].reshape(outputs, 3), flat[3 * outputs :]
+        scores, targets = X @ weights.T + biases, y
+        if loss == "squared":
+            value = ((scores[:, 0] - targets) ** 2).sum() / 2
+        elif loss == "logistic":
+            value = (np.logaddexp(0, scores[:, 0]) - targets * scores[:, 0]).sum()
+        else:
+            value = (np.logaddexp.reduce(scores, axis=1) - scores[np.arange(30), targets]).sum()
+        return float(value + weight_decay / 2 * (weights**2).sum())
+
+    best = minimize(objective, np.zeros(4 * outputs), method="BFGS", options={"gtol": 1e-4}).fun
+    assert found["objective"] == pytest.approx(best, rel=1e-4)
+    assert found["objective"] == pytest.approx(found["true_loss"] + found["penalty"])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_adam_comes_near_the_optimum_of_a_convex_problem(problem: str) -> None:
+    (y, outputs), loss = PROBLEMS[problem], problem.split(",")[0]
+    optimum = linear_baseline((X, y), loss=loss, weight_decay=0.3, outputs=outputs)["objective"]
+    found = train_adam(
+        linear_network(outputs), (X, y), loss=loss, weight_decay=0.3, steps=1000, learning_rates=(0.03,)
+    )
+    assert optimum * (1 - 1e-4) <= found["objective"] <= optimum * 1.02
+
+
+def test_figures_are_those_of_fit() -> None:
+    """A network that `fit` measures has the same loss and penalty when Adam makes no step."""
+    network = build_network((3, 4, 3), "relu", random_state=0)
+    start = fit(build_network((3, 4, 3), "relu", random_state=0), (X, LABELS), sweeps=1).records[0]
+    found = train_adam(network, (X, LABELS), loss="softmax_cross_entropy", steps=0, learning_rates=(0.01,))
+    for key in ("true_loss", "penalty", "objective", "train_accuracy"):
+        assert found[key] == pytest.approx(start[key], rel=1e-6)
+
+
+def test_without_weight_decay() -> None:
+    assert linear_baseline((X, TARGETS), loss="squared", weight_decay=0.0, outputs=1)["true_loss"] < 1e-20
+    found = linear_baseline((X, LABELS), loss="softmax_cross_entropy", weight_decay=0.0, outputs=3)
+    assert found["penalty"] == 0.0
+
+
+def test_adam_is_deterministic_and_leaves_the_global_generator_alone() -> None:
+    def once() -> dict[str, Any]:
+        network = build_network((3, 4, 3), "relu", random_state=0)
+        found = train_adam(network, (X, LABELS), loss="softmax_cross_entropy", steps=40, batch_size=8, random_state=1)
+        return {key: value for key, value in found.items() if key != "cpu_seconds"}
+
+    before = torch.get_rng_state()
+    assert once() == once()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_test_data_are_measured_and_a_diverging_rate_is_not_chosen() -> None:
+    network = build_network((3, 4, 1), "relu", random_state=0)
+    found = train_adam(
+        network, (X, TARGETS), loss="squared", validation=(X, TARGETS), steps=200, learning_rates=(1e30, 1e-2)
+    )
+    assert found["learning_rate"] == 1e-2
+    assert found["test_error"] == pytest.approx(found["train_error"], rel=1e-5)
+
+
+def test_iris_is_learned() -> None:
+    iris = load_dataset("iris")
+    network = build_network((4, 8, 3), "tanh", random_state=0)
+    adam = train_adam(network, iris.train, loss="softmax_cross_entropy", validation=iris.test, steps=300)
+    linear = linear_baseline(iris.train, loss="softmax_cross_entropy", outputs=3, validation=iris.test)
+    assert min(adam["test_accuracy"], linear["test_accuracy"]) > 0.85
+
+
+def test_unfit_data_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        train_adam(linear_network(2), (X, LABELS), loss="softmax_cross_entropy")
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        linear_baseline((X, LABELS), loss="logistic", outputs=1)
