@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ..formulations.errors import UsageError
 from .console import LIFTED, cells, number, percent, small, table
 
 BASELINES = "baselines.json"
@@ -86,11 +87,22 @@ def save_baselines(out: Path | None, baselines: list[dict[str, Any]]) -> None:
 
 
 def read_baselines(folder: Path) -> list[dict[str, Any]]:
-    """The baselines of a run; none where it was trained without them."""
+    """The baselines of a run; none where it was trained without them.
+
+    Raises
+    ------
+    UsageError
+        If the file is damaged.
+    """
     path = folder / BASELINES
     if not path.is_file():
         return []
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        if not all({"name", "note"} <= set(method) for method in found):
+            raise ValueError("a baseline lacks its name or note")
+    except (ValueError, TypeError, OSError) as error:
+        raise UsageError(f"the file {str(path)!r} is damaged ({error}); remove it, or train the run again.") from None
     return found
 
 

@@ -57,6 +57,8 @@ class Activation:
         Formula of phi.
     shrink : callable or None
         ``shrink(c, s)`` solves ``phi^{-1}(x) + s x = c`` for s >= 0 in closed form: the proximal map of Phi*.
+    inverse : callable or None
+        phi^{-1} inside the range, for the smooth rows (softmax: up to a number per row).
     homogeneous : bool
         Whether phi(t u) = t phi(u) for every t > 0.
     """
@@ -71,6 +73,7 @@ class Activation:
     slopes: tuple[float, float]
     latex: str
     shrink: Callable[[Array, float], Array] | None = None
+    inverse: Callable[[Array], Array] | None = None
     homogeneous: bool = False
     couples_units: bool = False
     parameter: float | None = None
@@ -79,7 +82,10 @@ class Activation:
     @property
     def label(self) -> str:
         """The name with its parameter, as `activation` reads it: ``leaky_relu(0.1)``."""
-        return self.name if self.parameter is None else f"{self.name}({self.parameter:g})"
+        if self.parameter is None:
+            return self.name
+        short = f"{self.parameter:g}"
+        return f"{self.name}({short if float(short) == self.parameter else float(self.parameter)!r})"
 
     @property
     def has_model(self) -> bool:

@@ -111,7 +111,7 @@ def _soft_shrink(threshold: float = 0.5) -> Activation:
 
     return Activation(
         "soft_shrink", shrunk, lambda u: _positive(abs(u) - threshold) ** 2 / 2,
-        lambda v: v * v / 2 + threshold * abs(v), lambda u: _indicator(u, abs(u) > threshold),
+        lambda v: v * v / 2 + threshold * abs(v), lambda u: _indicator(u, abs(u) >= threshold),
         -inf, inf, (0.0, 1.0), r"\operatorname{sign}(u)\,(|u| - t)_+",
         shrink=lambda c, s: shrunk(c) / (1 + s), parameter=threshold,
     )  # fmt: skip
@@ -122,6 +122,7 @@ def _sigmoid() -> Activation:
         "sigmoid", lambda u: special(u).expit(u), lambda u: library(u).logaddexp(u, 0.0 * u),
         lambda v: _inside(v, 0.0, 1.0, _xlogx(v) + _xlogx(1 - v)),
         lambda u: special(u).expit(u) * special(u).expit(-u), 0.0, 1.0, (0.0, 0.25), r"\frac{1}{1 + e^{-u}}",
+        inverse=lambda v: special(v).logit(v),
     )  # fmt: skip
 
 
@@ -131,6 +132,7 @@ def _tanh() -> Activation:
         lambda v: _inside(v, -1.0, 1.0, (_xlogx(1 + v) + _xlogx(1 - v)) / 2),
         # 4 s(2u) s(-2u) keeps its relative accuracy where 1 - tanh(u)^2 cancels to zero.
         lambda u: 4 * special(u).expit(2 * u) * special(u).expit(-2 * u), -1.0, 1.0, (0.0, 1.0), r"\tanh u",
+        inverse=lambda v: library(v).arctanh(v),
     )  # fmt: skip
 
 
@@ -142,7 +144,7 @@ def _softmax() -> Activation:
     return Activation(
         "softmax", lambda u: special(u).softmax(u, -1), lambda u: special(u).logsumexp(u, -1), on_simplex,
         lambda u: special(u).softmax(u, -1), 0.0, 1.0, (0.0, 0.5), r"\frac{e^{u_i}}{\sum_j e^{u_j}}",
-        couples_units=True,
+        inverse=lambda v: library(v).log(v), couples_units=True,
     )  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def _elu() -> Activation:
         lambda u: _positive(u) ** 2 / 2 + library(u).expm1(-_negative(u)) + _negative(u),
         lambda v: _inside(v, -1.0, inf, _positive(v) ** 2 / 2 + _xlogx(1 - _negative(v)) + _negative(v)),
         lambda u: library(u).exp(-_negative(u)), -1.0, inf, (0.0, 1.0),
-        r"\max(u, 0) + e^{\min(u, 0)} - 1",
+        r"\max(u, 0) + e^{\min(u, 0)} - 1", inverse=lambda v: _positive(v) + library(v).log1p(-_negative(v)),
     )  # fmt: skip
 
 
@@ -165,6 +167,7 @@ def _softsign() -> Activation:
     return Activation(
         "softsign", lambda u: u / (1 + abs(u)), lambda u: abs(u) - library(u).log1p(abs(u)), conjugate,
         lambda u: (1 + abs(u)) ** -2.0, -1.0, 1.0, (0.0, 1.0), r"\frac{u}{1 + |u|}",
+        inverse=lambda v: v / (1 - abs(v)),
     )  # fmt: skip
 
 
@@ -172,7 +175,7 @@ def _exponential() -> Activation:
     return Activation(
         "exponential", lambda u: library(u).exp(u), lambda u: library(u).exp(u),
         lambda v: _inside(v, 0.0, inf, _xlogx(v) - v), lambda u: library(u).exp(u),
-        0.0, inf, (0.0, inf), r"e^{u}",
+        0.0, inf, (0.0, inf), r"e^{u}", inverse=lambda v: library(v).log(v),
     )  # fmt: skip
 
 
@@ -185,6 +188,7 @@ def _arctan() -> Activation:
         "arctan", lambda u: library(u).arctan(u),
         lambda u: u * library(u).arctan(u) - library(u).log1p(u * u) / 2, conjugate,
         lambda u: 1 / (1 + u * u), -pi / 2, pi / 2, (0.0, 1.0), r"\arctan u",
+        inverse=lambda v: library(v).tan(v),
         refusal="neither u arctan(u) - log(1 + u^2)/2 nor -log(cos(v)) is a composition of cvxpy atoms",
     )  # fmt: skip
 
@@ -202,6 +206,7 @@ def _probit() -> Activation:
     return Activation(
         "probit", lambda u: special(u).ndtr(u), lambda u: u * special(u).ndtr(u) + density(u), conjugate,
         density, 0.0, 1.0, (0.0, 1 / sqrt(2 * pi)), r"\frac{1}{\sqrt{2\pi}}\int_{-\infty}^{u} e^{-s^2/2}\,ds",
+        inverse=lambda v: special(v).ndtri(v),
         refusal="neither u N(u) + n(u) (N, n: normal distribution and density) nor -n(N^{-1}(v)) is a "
         "composition of cvxpy atoms",
     )  # fmt: skip

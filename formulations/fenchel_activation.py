@@ -118,6 +118,14 @@ class FenchelActivation(Subproblem):
         n, m = self.width, self.next_width
         return {"u": (n,), "v": (m,), "W": (m, n), "b": (m,)}
 
+    def start_shapes(self) -> dict[str, tuple[int, ...]]:
+        # t: pre-activations with x = phi(t), the coordinates of Newton's method.
+        return {"x": (self.width,), "t": (self.width,), "z": (self.next_width,)}
+
+    def into_domain(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> dict[str, Array]:
+        x = self.activation.project(values["x"])
+        return {"x": x, "z": x @ data["W"].T + data["b"]}
+
     def objective(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         x, z = values["x"], values["x"] @ data["W"].T + data["b"]
         match = self.activation.row_sum(self.activation.conjugate(x)) - (x * data["u"]).sum(-1)

@@ -88,6 +88,9 @@ class FenchelOutput(Subproblem):
     def data_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"u": (self.outputs,), "y": (self.outputs,)}
 
+    def start_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"z": (self.outputs,)}
+
     def objective(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         z = values["z"]
         return self.loss.values(z, data["y"]) + self.multiplier / 2 * ((z - data["u"]) ** 2).sum(-1)

@@ -158,6 +158,10 @@ class FenchelWeight(Subproblem):
             shapes["c_old"] = self.lead
         return shapes
 
+    def start_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = self.data_shapes()
+        return {"w": shapes["w_old"], "c": self.lead, "u": shapes["v"]}
+
     def pre_activations(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         """u of every instance: (batch, samples), or (batch, samples, units) for a coupled layer."""
         w, X = values["w"], data["X"]

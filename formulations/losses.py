@@ -196,7 +196,11 @@ def _require_range(labels: np.ndarray, classes: int, why: str) -> None:
 def _encode_numbers(y: np.ndarray, outputs: int) -> np.ndarray:
     if y.dtype.kind not in "iubf":
         raise UsageError(f"the targets have type {y.dtype}; expected numbers.")
-    values = y.astype(float).reshape(len(y), -1)
+    if y.ndim not in (1, 2):
+        raise UsageError(f"the targets have shape {y.shape}; expected (samples,) or (samples, outputs).")
+    values = y.astype(float)[:, None] if y.ndim == 1 else y.astype(float)
+    if not np.isfinite(values).all():
+        raise UsageError("the targets hold NaN or infinite values; expected finite numbers: remove these samples.")
     if values.shape[1] != outputs:
         raise UsageError(
             f"the targets have {values.shape[1]} columns, but the network has {outputs} outputs; "

@@ -123,6 +123,14 @@ class Subproblem(ABC):
         """Name -> shape of the data of one instance."""
         return {parameter.name(): parameter.shape for parameter in self.program().parameters()}
 
+    def start_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of what a warm start of one instance may hold: values of the variables."""
+        return {variable.name(): variable.shape for variable in self.program().variables()}
+
+    def into_domain(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> dict[str, Array]:
+        """The values moved to the domain of the objective, where rounding may have left it; by default as they are."""
+        return dict(values)
+
     def is_shared(self, name: str) -> bool:
         """Whether a symbol has one value for the whole batch."""
         return any(symbol.name == name and symbol.sharing == SHARED for symbol in self.symbols)

@@ -66,10 +66,11 @@ def read_image_file(path: Path) -> tuple[Arrays, Arrays]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise UsageError(f"{str(path)!r} holds one array; expected several with names: write it with numpy.savez.")
-        with loaded:
+        # Opened here because numpy leaves a damaged file open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise UsageError(f"{str(path)!r} holds one array; expected several: write it with numpy.savez.")
             return {name: loaded[name] for name in loaded.files}
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{str(path)!r} is no readable .npz file ({error}); write it with numpy.savez.") from None

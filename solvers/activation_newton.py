@@ -9,7 +9,12 @@ Write x = phi(t). The optimality condition is then an equation in t without any 
 and x = phi(t) never leaves the range. With D = phi'(t), E = phi_next'(z), Newton's direction solves
 (I + r W' E W D) dt = -F. That operator is self-adjoint and at least one in the inner product <s, D s>, so conjugate
 gradients IN THAT INNER PRODUCT need no division by D: saturated units (D = 0) and the simplex (D singular)
-are no special cases. The step is damped by Armijo backtracking on the objective along phi(t + step dt).
+are no special cases.
+
+The step is damped by Armijo backtracking on the objective along a path whose tangent is Newton's direction. A
+unit whose own equation is nearly linear in t moves as t + step dt; one whose equation is nearly linear in x (the
+term above dominates: r (W' E W)_ii D_i >= 1) moves as x + step dx, and never more than 0.9 of the way to an end of the
+range. Moving all units by t stalls on stiff blocks, moving all by x stalls near the ends.
 
 Source: derived here from the optimality condition of Gu, Askari & El Ghaoui's block; conjugate gradients
 in a semi-definite inner product as in Nocedal & Wright, "Numerical Optimization", section 5.1.
@@ -69,14 +74,25 @@ def _step(subproblem: FenchelActivation, data: Data, t: Tensor) -> tuple[Tensor,
     """One damped Newton step of every row, and which rows could not move."""
     phi = subproblem.activation
     residual = t - subproblem.stationary_point(phi.phi(t), data)
-    direction, slope = _direction(subproblem, data, t, residual)
+    direction, image, linear_in_x = _direction(subproblem, data, t, residual)
+    x, inverse = phi.phi(t), phi.inverse
+    assert inverse is not None
+    down, up = 0.9 * (phi.low - x), 0.9 * (phi.high - x)
+    if phi.couples_units:
+        # Softmax does not see a number added to a row of t: take it out, so that both kinds of move fit together.
+        t = t - torch.logsumexp(t, 1, keepdim=True)
+        direction = direction - (x * direction).sum(1, keepdim=True)
 
-    def objective(steps: Tensor) -> Tensor:
-        trial = t + steps[:, None] * direction
-        return _objective(subproblem, data, trial)
+    def path(steps: Tensor) -> Tensor:
+        move = torch.minimum(torch.maximum(steps[:, None] * image, down), up)
+        # Where t moves linearly x may sit on an end of the range; its inverse is not asked for there.
+        safe = torch.where(linear_in_x, x + move, 0.5 * (x + move + phi.phi(0.0 * t)))
+        return torch.where(linear_in_x, inverse(safe), t + steps[:, None] * direction)
 
-    steps, _ = backtrack(objective, _objective(subproblem, data, t), subproblem.below * slope)
-    return t + steps[:, None] * direction, steps == 0
+    slope = subproblem.below * (residual * image).sum(1)
+    start = _objective(subproblem, data, t)
+    steps, _ = backtrack(lambda steps: _objective(subproblem, data, path(steps)), start, slope)
+    return torch.where(steps[:, None] > 0, path(steps), t), steps == 0
 
 
 def _objective(subproblem: FenchelActivation, data: Data, t: Tensor) -> Tensor:
@@ -91,8 +107,8 @@ def _objective(subproblem: FenchelActivation, data: Data, t: Tensor) -> Tensor:
 
 def _direction(
     subproblem: FenchelActivation, data: Data, t: Tensor, residual: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Newton's direction dt of every row, and the slope of objective / below along it."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Newton's direction dt of every row, its image dx, and the units that are to move linearly in x."""
     W, ratio = data["W"], subproblem.above / subproblem.below
     through = subproblem.activation.jacobian(t)
     z = subproblem.activation.phi(t) @ W.T + data["b"]
@@ -120,7 +136,8 @@ def _direction(
         size = new_size
     # One exact application fills in the components that D hides from the inner product.
     direction = -residual - couple(image)
-    return direction, (residual * image).sum(1)
+    own = ratio * subproblem.next_activation.slope(z) @ W**2 * subproblem.activation.slope(t)
+    return direction, image, own >= 1
 
 
 ENGINE = Engine(

@@ -111,7 +111,8 @@ def agree(
         if reference.status is not Status.SOLVED:
             raise SolveError(f"the reference gave no point for instance {place}: {reference.status.value}")
         optimum = reference.objective
-        objective, violation = evaluate(subproblem, {name: v[place] for name, v in solution.values.items()})
+        point = {name: value[place] for name, value in solution.values.items()}
+        objective, violation = evaluate(subproblem, point)
         gaps.append(abs(objective - optimum) / max(1.0, abs(optimum)))
         violations.append(violation)
     allowed = EXPONENTIAL_CONE if has_exponential_cones(problem) else EXACT
@@ -121,15 +122,25 @@ def agree(
 def evaluate(subproblem: Subproblem, values: Mapping[str, Tensor]) -> tuple[float, float]:
     """Objective and largest violation of the cvxpy model at a point, its parameters being set.
 
-    Points may miss the domain of entr by rounding (x = 1 + 1e-16): the objective is then evaluated at the
-    nearest point of the range and the miss is counted as a violation.
+    A point may miss the domain of entr by rounding (x = 1 + 1e-16), where the model's objective is infinite. The
+    violation is then that of the point, and the objective that of the nearest point of the domain.
     """
     problem = subproblem.program()
-    variables = {variable.name(): variable for variable in problem.variables()}
+    _assign(subproblem, values)
+    violation, objective = largest_violation(problem), float(problem.objective.value)
+    if not np.isfinite(objective):
+        data = {parameter.name(): torch.as_tensor(parameter.value) for parameter in problem.parameters()}
+        _assign(subproblem, subproblem.into_domain(values, data))
+        objective = float(problem.objective.value)
+    return objective, violation
+
+
+def _assign(subproblem: Subproblem, values: Mapping[str, Tensor]) -> None:
+    """Put values into the model's variables; auxiliary ones get their tight values."""
+    variables = {variable.name(): variable for variable in subproblem.program().variables()}
     for name, value in values.items():
         variables[name].project_and_assign(value.cpu().numpy())
     subproblem.complete()
-    return float(problem.objective.value), largest_violation(problem)
 
 
 def _draw(subproblem: Subproblem, data: Mapping[str, Tensor], sample: int, seed: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,7 @@ def solve(
     chosen = choose_engine(subproblem, engine)
     if isinstance(chosen, str):
         return solve_reference(subproblem, tensors, solver=chosen, tolerance=tolerance)
-    start = _starting_point(warm_start, batch_size(subproblem, tensors))
+    start = _starting_point(subproblem, warm_start, batch_size(subproblem, tensors))
     began = time.perf_counter()
     answer = chosen.run(subproblem, tensors, start, tolerance)
     seconds = time.perf_counter() - began
@@ -133,7 +134,7 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
         raise UsageError(f"{subproblem.name}: {', '.join(wrong)}; expected the data {', '.join(map(repr, shapes))}.")
     tensors, batch = {}, None
     for name, shape in shapes.items():
-        array = torch.as_tensor(data[name]).to(torch.float64)
+        array = _as_tensor(f"{subproblem.name}: {name!r}", data[name])
         if subproblem.is_shared(name):
             if tuple(array.shape) != shape:
                 raise UsageError(
@@ -154,14 +155,35 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
     return tensors
 
 
-def _starting_point(warm_start: Solution | Mapping[str, Any] | None, batch: int) -> dict[str, Tensor]:
+def _as_tensor(what: str, values: Any) -> Tensor:
+    """Real numbers as a float64 tensor that nobody else writes to; tensors stay on their device."""
+    if isinstance(values, Tensor):
+        if values.is_complex():
+            raise UsageError(f"{what} has type {values.dtype}; expected real numbers.")
+        return values.detach().to(torch.float64)
+    array = np.asarray(values)
+    if array.dtype.kind not in "iubf":
+        raise UsageError(f"{what} has type {array.dtype}; expected real numbers.")
+    return torch.as_tensor(np.array(array, dtype=np.float64))
+
+
+def _starting_point(
+    subproblem: Subproblem, warm_start: Solution | Mapping[str, Any] | None, batch: int
+) -> dict[str, Tensor]:
+    """The warm start as checked tensors; empty where there is none."""
     if warm_start is None:
         return {}
     given = (warm_start.state or warm_start.values) if isinstance(warm_start, Solution) else warm_start
-    start = {name: torch.as_tensor(value).to(torch.float64) for name, value in given.items()}
+    shapes = subproblem.start_shapes()
+    start = {name: _as_tensor(f"the warm start {name!r}", value) for name, value in given.items()}
     for name, value in start.items():
-        if len(value) != batch:
-            raise UsageError(f"the warm start {name!r} has {len(value)} instances; the data have {batch}.")
+        if name not in shapes:
+            raise UsageError(f"the warm start has an unknown {name!r}; known: {', '.join(map(repr, shapes))}.")
+        if tuple(value.shape) != (batch, *shapes[name]):
+            raise UsageError(
+                f"the warm start {name!r} has shape {tuple(value.shape)}; expected {(batch, *shapes[name])}, "
+                "one row for each instance."
+            )
         if not bool(value.isfinite().all()):
             raise UsageError(f"the warm start {name!r} holds NaN or infinite values; solve from a cold start instead.")
     return start

@@ -81,14 +81,14 @@ def read_activation(module: nn.Module) -> Activation | None:
     if isinstance(module, CatalogueActivation):
         return module.row
     if isinstance(module, nn.LeakyReLU) and 0 < module.negative_slope <= 1:
-        return activation(f"leaky_relu({module.negative_slope!r})")
+        return activation(f"leaky_relu({float(module.negative_slope)!r})")
     if isinstance(module, nn.Hardtanh):
         ends = (module.min_val, module.max_val)
         if ends == (-1, 1):
             return activation("hardtanh")
-        return activation(f"clipped_relu({ends[1]!r})") if ends[0] == 0 and ends[1] > 0 else None
+        return activation(f"clipped_relu({float(ends[1])!r})") if ends[0] == 0 and ends[1] > 0 else None
     if isinstance(module, nn.Softshrink):
-        return activation(f"soft_shrink({module.lambd!r})")
+        return activation(f"soft_shrink({float(module.lambd)!r})")
     if isinstance(module, nn.ELU) and module.alpha == 1:
         return activation("elu")
     return activation("softmax") if isinstance(module, nn.Softmax) and module.dim in (1, -1) else None
@@ -212,6 +212,16 @@ def build_network(
 
 
 def _check_linear(place: int, module: nn.Linear, before: list[nn.Linear]) -> None:
+    if "weight" not in module._parameters:
+        raise UsageError(
+            f"the weights of layer {place} ({module}) are computed from other parameters (a parametrization); expected "
+            "plain weights: remove it with torch.nn.utils.parametrize.remove_parametrizations."
+        )
+    if any(module.weight is other.weight for other in before):
+        raise UsageError(
+            f"layer {place} ({module}) shares its weights with an earlier layer; expected weights of its own for each "
+            "layer, because each is a block: make a separate Linear layer."
+        )
     if before and before[-1].out_features != module.in_features:
         raise UsageError(
             f"layer {place} reads {module.in_features} inputs, but the layer before it has "

@@ -49,10 +49,11 @@ def solve_reference(
     problem = subproblem.program()
     shared = [name for name in data if subproblem.is_shared(name)]
     parameters = {parameter.name(): parameter for parameter in problem.parameters()}
-    for name in shared:
+    # A weight block without a proximal term does not mention the present weights.
+    for name in (name for name in shared if name in parameters):
         parameters[name].value = data[name].cpu().numpy()
     batch = batch_size(subproblem, data)
-    per_instance = {name: data[name].cpu().numpy() for name in data if name not in shared}
+    per_instance = {name: data[name].cpu().numpy() for name in data if name in parameters and name not in shared}
     answers, first = [], 0.0
     for place in range(batch):
         for name, values in per_instance.items():

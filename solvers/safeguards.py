@@ -23,9 +23,9 @@ def rebalance(architecture: Architecture, weights: list[Tensor], biases: list[Te
         if not phi.homogeneous:
             continue
         incoming, outgoing = weights[layer].norm(dim=1), weights[layer + 1].norm(dim=0)
-        alive = (incoming > 0) & (outgoing > 0)
-        ratio = torch.where(alive, outgoing / incoming.clamp_min(1e-300), 1.0)
-        scale = torch.exp2(torch.round(torch.log2(ratio) / 2))
+        ratio = outgoing / incoming
+        alive = (incoming > 0) & (outgoing > 0) & ratio.isfinite() & (ratio > 0)
+        scale = torch.exp2(torch.round(torch.log2(torch.where(alive, ratio, 1.0)) / 2))
         weights[layer] = weights[layer] * scale[:, None]
         biases[layer] = biases[layer] * scale
         weights[layer + 1] = weights[layer + 1] / scale
@@ -61,8 +61,9 @@ def accept(
             network.round([a + step * (b - a) for a, b in zip(was, now, strict=True)])
             for was, now in zip(old, new, strict=True)
         )
-        # A comparison with NaN is false: weights that overflow are never accepted.
-        if objective(architecture, network, state) < before:
+        # Saturating activations can hide an infinite weight from the objective.
+        finite = all(bool(array.isfinite().all()) for array in (*state.weights, *state.biases))
+        if finite and objective(architecture, network, state) < before:
             return step
         step /= 2
     state.weights, state.biases = list(old[0]), list(old[1])

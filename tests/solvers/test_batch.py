@@ -24,7 +24,7 @@ from convexblocks.formulations import (
 )
 from convexblocks.solvers import ENGINES, Solution, SolveError, Status, agree, solve
 from convexblocks.solvers import batch as batch_module
-from convexblocks.solvers import reference as reference_module
+from convexblocks.solvers import conic
 from convexblocks.solvers.agreement import evaluate
 from convexblocks.solvers.solution import judge
 
@@ -205,15 +205,35 @@ def test_unknown_engine_is_refused_with_the_known_ones() -> None:
 
 
 UNABLE = [
-    ("newton", activation_block("relu", "relu"), "a smooth activation ('relu' has kinks", "projected_gradient, clarabel, scs"),
-    ("projected_gradient", activation_block("tanh", "relu"), "proximal map of the conjugate of 'tanh'", "newton, clarabel, scs"),
-    ("projected_gradient", activation_block("relu", "exponential"), "a bounded slope of 'exponential'", "can: clarabel, scs"),
+    (
+        "newton",
+        activation_block("relu", "relu"),
+        "a smooth activation ('relu' has kinks",
+        "projected_gradient, clarabel, scs",
+    ),
+    (
+        "projected_gradient",
+        activation_block("tanh", "relu"),
+        "proximal map of the conjugate of 'tanh'",
+        "newton, clarabel, scs",
+    ),
+    (
+        "projected_gradient",
+        activation_block("relu", "exponential"),
+        "a bounded slope of 'exponential'",
+        "can: clarabel, scs",
+    ),
     ("newton", weight_block("tanh"), "an activation block (fenchel.activation)", "weight_newton, clarabel, scs"),
-    ("projected_gradient", weight_block("relu"), "an activation block (fenchel.activation)", "weight_newton, clarabel, scs"),
+    (
+        "projected_gradient",
+        weight_block("relu"),
+        "an activation block (fenchel.activation)",
+        "weight_newton, clarabel, scs",
+    ),
     ("weight_newton", output_block("squared"), "a weight block (fenchel.weight)", "sherman_morrison, clarabel, scs"),
     ("sherman_morrison", BLOCK, "an output block (fenchel.output)", "projected_gradient, clarabel, scs"),
     ("weight_newton", Projection(), "a weight block (fenchel.weight)", "can: clarabel, scs"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("engine", "block", "lacking", "able"), UNABLE)
@@ -240,7 +260,7 @@ def test_agree_needs_an_engine_to_compare() -> None:
 
 
 def test_start_of_another_batch_is_refused() -> None:
-    with pytest.raises(UsageError, match="the warm start 'x' has 3 instances; the data have 4"):
+    with pytest.raises(UsageError, match=r"the warm start 'x' has shape \(3, 3\); expected \(4, 3\)"):
         solve(BLOCK, DATA, warm_start={"x": np.ones((3, 3))})
 
 
@@ -375,8 +395,8 @@ class Distance(Subproblem):
 
 def test_a_solver_that_stops_early_is_not_called_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where nothing but the violation can be measured, the solver's own word counts, and it must be "optimal".
-    hurried = {**reference_module.SETTINGS["scs"], "max_iters": 2}
-    monkeypatch.setitem(reference_module.SETTINGS, "scs", hurried)
+    hurried = {**conic.SETTINGS["scs"], "max_iters": 2}
+    monkeypatch.setitem(conic.SETTINGS, "scs", hurried)
     y = np.array([[5.0, -4.0, 30.0, 2.0, 1.0]])
     program = Distance()
     solution = solve(program, {"y": y}, engine="scs")

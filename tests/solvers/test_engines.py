@@ -320,6 +320,19 @@ def test_arguments_are_left_alone(name: str) -> None:
     assert all(torch.equal(cold.values[symbol], values[symbol]) for symbol in values)
 
 
+@pytest.mark.parametrize("what", ["identity", "squared"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_newton_solves_quadratic_blocks_in_one_step(what: str, bias: bool) -> None:
+    # Decay bends the weights and not the bias: a wrong Hessian would take more steps.
+    block = weight_block(what, bias, 0.8, 2.0, 0.1)
+    assert set(solve(block, data_of(block), tolerance=1e-12).iterations.tolist()) == {1}
+
+
+def test_newton_solves_a_squared_loss_in_one_step() -> None:
+    block = output_block("squared")
+    assert set(solve(block, data_of(block), tolerance=1e-12).iterations.tolist()) == {1}
+
+
 # ------------------------------------------------------------------------------------ extremes
 
 
