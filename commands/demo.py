@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..formulations.fenchel_activation import FenchelActivation
+from ..formulations.fenchel_lifting import FenchelLifting
 from .console import heading, output, say, say_lines, sweep_progress, working
 from .report import write_report
 from .results import audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
@@ -29,8 +30,9 @@ def demo(
     """Show a block, train 64-64-10 on digits by alternating convex blocks, audit, compare, report."""
     check_seed(seed)
     folder = out or _free_folder()
+    multiplier = FenchelLifting().multiplier
     heading("1. One block: a convex program that can be read")
-    say_lines(FenchelActivation(width=HIDDEN, next_width=10, loss="softmax_cross_entropy", below=0.1).show())
+    say_lines(FenchelActivation(width=HIDDEN, next_width=10, loss="softmax_cross_entropy", below=multiplier).show())
 
     heading(f"2. Train 64-{HIDDEN}-10 on digits by alternating such blocks")
     from ..networks.datasets import load_dataset

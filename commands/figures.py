@@ -34,7 +34,8 @@ CAPTIONS = {
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": QUIET, "axes.labelcolor": "#333b42", "xtick.color": QUIET, "ytick.color": QUIET,
-    "axes.grid": True, "grid.color": "#e6eaee", "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.6,
+    "axes.grid": True, "grid.color": "#e6eaee", "axes.axisbelow": True,
+    "legend.edgecolor": "none", "legend.framealpha": 0.85, "legend.fontsize": 8, "lines.linewidth": 1.6,
 }  # fmt: skip
 
 Draw = Callable[["Axes", "History", list[dict[str, Any]]], None]

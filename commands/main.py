@@ -27,8 +27,10 @@ class Commands(TyperGroup):
             complain(str(error))
             raise typer.Exit(2) from None
         except RuntimeError as error:
-            # SolveError comes with torch, which is not imported only to name it.
-            if type(error).__name__ != "SolveError":
+            # Imported here because it comes with torch, which light commands do without.
+            from ..solvers.solution import SolveError
+
+            if not isinstance(error, SolveError):
                 raise
             complain(str(error))
             raise typer.Exit(1) from None

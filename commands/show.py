@@ -88,21 +88,31 @@ def _instance(run: str, layer: int, sample: int, sweep: int | None) -> Instance:
     if loaded.data is None and arguments:
         # Large data are not kept with a run; they are read again from where they came, and compared with it.
         loaded = load(run, data=load_dataset(**arguments).train)
-    return loaded.instance(layer, sample, sweep)
+    instance = loaded.instance(layer, sample, sweep)
+    if instance.reference is None:
+        # Raises the refusal with its reason: an activation without a convex model cannot be shown as one.
+        instance.subproblem.program()
+    return instance
+
+
+def _reference(instance: Instance) -> Solution:
+    """Clarabel's answer; instances without one are refused before."""
+    assert instance.reference is not None
+    return instance.reference
 
 
 def _agreement(instance: Instance) -> Agreement | None:
     """The engine against Clarabel; None where the run itself had to take Clarabel."""
     from ..solvers.agreement import agree
 
-    if instance.solution.engine == instance.reference.engine:
+    if instance.solution.engine == _reference(instance).engine:
         return None
     return agree(instance.subproblem, instance.data)
 
 
 def _tell(instance: Instance, agreement: Agreement | None) -> None:
     say_lines(instance.subproblem.show())
-    pair = (instance.solution, instance.reference)
+    pair = (instance.solution, _reference(instance))
     heading("Values: the engine's answer and Clarabel's")
     _tell_values(pair)
     heading("Duals")
@@ -157,7 +167,7 @@ def _measures(pair: Pair) -> dict[str, list[str]]:
 def _as_data(instance: Instance, agreement: Agreement | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    pair = (instance.solution, instance.reference)
+    pair = (instance.solution, _reference(instance))
     return {
         "model": instance.subproblem.json(),
         "data": {

@@ -82,10 +82,7 @@ class Activation:
     @property
     def label(self) -> str:
         """The name with its parameter, as `activation` reads it: ``leaky_relu(0.1)``."""
-        if self.parameter is None:
-            return self.name
-        short = f"{self.parameter:g}"
-        return f"{self.name}({short if float(short) == self.parameter else float(self.parameter)!r})"
+        return self.name if self.parameter is None else f"{self.name}({float(self.parameter)!r})"
 
     @property
     def has_model(self) -> bool:
@@ -131,7 +128,12 @@ class Activation:
     def project(self, v: Array) -> Array:
         """The range's point at (or, for the simplex, near) v: entries clipped, simplex rows rescaled."""
         clipped = library(v).clip(v, self.low, self.high)
-        return clipped / clipped.sum(-1)[..., None] if self.couples_units else clipped
+        if not self.couples_units:
+            return clipped
+        total = clipped.sum(-1)[..., None]
+        # A row without any positive entry has no nearest direction: give it the uniform distribution.
+        empty = total == 0
+        return library(v).where(empty, 1.0 / v.shape[-1], clipped / (total + empty))
 
     def violation(self, v: Array) -> Array:
         """Largest distance of an entry (simplex: or of a row sum) to the range, for every row."""

@@ -83,7 +83,7 @@ def _leaky_relu(slope: float = 0.01) -> Activation:
 
 
 def _clipped_relu(level: float = 6.0) -> Activation:
-    _require(level > 0, "clipped_relu", f"level > 0, not {level:g}")
+    _require(0 < level < inf, "clipped_relu", f"a finite level > 0, not {level:g}")
     return Activation(
         "clipped_relu", lambda u: library(u).clip(u, 0.0, level),
         lambda u: _where(u > level, level * u - level**2 / 2, library(u).clip(u, 0.0, level) ** 2 / 2),
@@ -104,7 +104,7 @@ def _hardtanh() -> Activation:
 
 
 def _soft_shrink(threshold: float = 0.5) -> Activation:
-    _require(threshold >= 0, "soft_shrink", f"threshold >= 0, not {threshold:g}")
+    _require(0 <= threshold < inf, "soft_shrink", f"a finite threshold >= 0, not {threshold:g}")
 
     def shrunk(u: Array) -> Array:
         return library(u).sign(u) * _positive(abs(u) - threshold)
@@ -138,7 +138,9 @@ def _tanh() -> Activation:
 
 def _softmax() -> Activation:
     def on_simplex(v: Array) -> Array:
-        inside = (library(v).amin(v, -1) >= 0) & (abs(v.sum(-1) - 1) <= 1e-9)
+        # Rounding of a row sum: 1e-9 in double precision, and what single precision allows.
+        rounding = max(1e-9, 16 * v.shape[-1] * float(library(v).finfo(v.dtype).eps))
+        inside = (library(v).amin(v, -1) >= 0) & (abs(v.sum(-1) - 1) <= rounding)
         return _where(inside, _xlogx(v).sum(-1), inf)
 
     return Activation(
@@ -249,7 +251,7 @@ def activation(which: str | Activation) -> Activation:
     """
     if isinstance(which, Activation):
         return which
-    match = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(\s*([-+.0-9e]+)\s*\))?\s*", which)
+    match = re.fullmatch(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*", str(which))
     name, number = match.groups() if match else (which, None)
     if name not in ACTIVATIONS:
         raise UsageError(f"unknown activation {which!r}; known: {', '.join(ACTIVATIONS)}.")

@@ -13,6 +13,7 @@ import cvxpy as cp
 
 from .activations import Array, largest_entry
 from .description import Symbol
+from .errors import UsageError
 from .losses import Loss, find_loss
 from .subproblem import (
     FENCHEL_PAPER,
@@ -68,6 +69,10 @@ class FenchelOutput(Subproblem):
         require_size(outputs=outputs)
         require_positive(multiplier=multiplier)
         self.outputs, self.multiplier, self.loss = outputs, multiplier, find_loss(loss)
+        if self.loss.name == "logistic" and outputs != 1:
+            raise UsageError(
+                f"the logistic loss has 1 output, not {outputs}; take the loss 'softmax_cross_entropy' for several."
+            )
         self.symbols = (
             Symbol("z", "output variable", PER_INSTANCE, r"\mathbf{z}"),
             Symbol("u", "output that arrives from below", PER_INSTANCE, r"\mathbf{u}"),

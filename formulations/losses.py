@@ -134,7 +134,8 @@ def infer_task(y: Any) -> str:
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] > 1:
         return "regression"
-    if y.dtype.kind in "iub":
+    if y.dtype.kind not in "fc":
+        # Text is no label either, but what it lacks is a number for each class.
         return "classification"
     values = np.unique(y)
     consecutive = 2 <= len(values) <= 100 and np.array_equal(values, np.arange(len(values)))

@@ -9,9 +9,9 @@ from typing import Any
 
 from .cones import cone_text
 
-WIDTH = 96
+WIDTH = 80
 INDENT = 12
-LABEL_WIDTH = 36
+LABEL_WIDTH = 30
 
 
 def summary_text(summary: dict[str, Any], cap: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import cvxpy as cp
@@ -179,8 +180,21 @@ def require_size(**sizes: int) -> None:
         Naming the size, what was seen and what was expected.
     """
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
             raise UsageError(f"{name} is {size!r}; expected a whole number, 1 or more.")
+
+
+def require_count(**numbers: int) -> None:
+    """Refuse numbers that are not whole numbers of at least zero.
+
+    Raises
+    ------
+    UsageError
+        Naming the number, what was seen and what was expected.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < 0:
+            raise UsageError(f"{name} is {number!r}; expected a whole number, 0 or more.")
 
 
 def require_positive(**numbers: float) -> None:
@@ -192,7 +206,7 @@ def require_positive(**numbers: float) -> None:
         Naming the number, what was seen and what was expected.
     """
     for name, number in numbers.items():
-        if not 0 < number < float("inf"):
+        if not isinstance(number, Real) or not 0 < number < float("inf"):
             raise UsageError(f"{name} is {number!r}; expected a finite number above zero.")
 
 
@@ -205,5 +219,5 @@ def require_nonnegative(**numbers: float) -> None:
         Naming the number, what was seen and what was expected.
     """
     for name, number in numbers.items():
-        if not 0 <= number < float("inf"):
+        if not isinstance(number, Real) or not 0 <= number < float("inf"):
             raise UsageError(f"{name} is {number!r}; expected a finite number, zero or more.")

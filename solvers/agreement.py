@@ -56,8 +56,9 @@ class Agreement:
 
     def __str__(self) -> str:
         word = "agrees" if self.agrees else "DISAGREES"
+        counted = "1 instance" if self.instances == 1 else f"{self.instances} instances"
         return (
-            f"{self.engine} {word} with Clarabel on {self.instances} instances: relative objective gap "
+            f"{self.engine} {word} with Clarabel on {counted}: relative objective gap "
             f"{self.objective_gap:.1e} (allowed {self.allowed_gap:.0e}), violation {self.violation:.1e} "
             f"(allowed {self.allowed_violation:.0e})"
         )

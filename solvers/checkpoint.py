@@ -64,28 +64,39 @@ class RunWriter:
     ) -> None:
         self.out, self.history, self.data, self.notes = Path(out), history, data, notes
         self.network = read_network(network)
-        self._sweeps_written = 0
+        self._sweeps_written = self._sweep = 0
+        self._weights: dict[str, Tensor] = {}
         prepare_folder(self.out)
 
     def start(self, weights: list[Tensor], biases: list[Tensor]) -> None:
         """Write everything that is known before the first sweep."""
-        (self.out / "weights").mkdir()
-        inputs = self.data.inputs.cpu().numpy()
-        if inputs.nbytes <= LARGEST_SAVED_DATA:
-            np.savez_compressed(self.out / "data.npz", X=inputs, y=self.data.plain)
         self.sweep(0, weights, biases)
 
     def sweep(self, sweep: int, weights: list[Tensor], biases: list[Tensor]) -> None:
         """Write the weights after a sweep, and bring the other files up to date."""
-        tensors = self._tensors(weights, biases)
-        save_file(tensors, self.out / "weights" / f"{sweep:04d}.safetensors")
-        _replace(self.out / "network.safetensors", lambda path: save_file(tensors, path))
-        self._append()
-        self._describe()
+        self._sweep, self._weights = sweep, self._tensors(weights, biases)
+        self._write()
+        lines = "".join(to_line(record) + "\n" for record in self.history.records[self._sweeps_written :])
+        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(lines)
+        self._sweeps_written = len(self.history.records)
 
     def finish(self) -> None:
-        """Write what is only known at the end: why training stopped, and the last records."""
-        self._append()
+        """Write everything anew: an interrupt may have stopped an earlier write half-way."""
+        self._write()
+        lines = "".join(to_line(record) + "\n" for record in self.history.records)
+        _replace(self.out / "history.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
+
+    def _write(self) -> None:
+        """The latest weights and everything but the history, each file whole or not at all."""
+        (self.out / "weights").mkdir(exist_ok=True)
+        inputs = self.data.inputs.cpu().numpy()
+        if inputs.nbytes <= LARGEST_SAVED_DATA and not (self.out / "data.npz").exists():
+            _replace(self.out / "data.npz", lambda path: _save_arrays(path, inputs, self.data.plain))
+        for path in (self.out / "weights" / f"{self._sweep:04d}.safetensors", self.out / "network.safetensors"):
+            _replace(path, lambda path: save_file(self._weights, path))
+        lines = "".join(to_line(audit) + "\n" for audit in self.history.audits)
+        _replace(self.out / "audits.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
         self._describe()
 
     def _tensors(self, weights: list[Tensor], biases: list[Tensor]) -> dict[str, Tensor]:
@@ -95,14 +106,6 @@ class RunWriter:
             if linear.bias is not None:
                 tensors[f"{2 * place}.bias"] = bias.to(self.network.dtype).cpu().contiguous()
         return tensors
-
-    def _append(self) -> None:
-        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
-            for record in self.history.records[self._sweeps_written :]:
-                file.write(to_line(record) + "\n")
-        self._sweeps_written = len(self.history.records)
-        lines = "".join(to_line(audit) + "\n" for audit in self.history.audits)
-        _replace(self.out / "audits.jsonl", lambda path: path.write_text(lines, encoding="utf-8"))
 
     def _describe(self) -> None:
         last = {key: value for key, value in self.history.last.items() if not isinstance(value, (dict, list))}
@@ -119,6 +122,11 @@ class RunWriter:
         }
         text = json.dumps(finite(described), indent=2, allow_nan=False)
         _replace(self.out / "run.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+
+def _save_arrays(path: Path, X: np.ndarray, y: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, X=X, y=y)
 
 
 def prepare_folder(out: Path) -> None:

@@ -8,6 +8,7 @@ safeguard compares. In full-batch training the training objective (loss + penalt
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -20,12 +21,13 @@ import numpy as np
 from torch import nn
 
 from ..formulations.catalogue import formulation as find_formulation
+from ..formulations.errors import UsageError
 from ..formulations.formulation import Formulation
 from ..formulations.losses import Loss
-from ..formulations.subproblem import require_nonnegative, require_positive, require_size
+from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
 from .checkpoint import RunWriter
 from .history import History
-from .layered import read_network
+from .layered import LayeredNetwork, read_network
 from .sweep import Event, Training, measure, run_sweep
 from .training_data import prepare, prepare_validation
 
@@ -113,13 +115,19 @@ def fit(
     require_size(sweeps=sweeps)
     if batch_size is not None:
         require_size(batch_size=batch_size)
-    require_nonnegative(weight_decay=weight_decay, tolerance=tolerance, audit_every=audit_every)
+    require_count(audit_every=audit_every, random_state=random_state)
+    require_nonnegative(weight_decay=weight_decay, tolerance=tolerance)
     require_positive(proximity=proximity, block_tolerance=block_tolerance)
+    if block_tolerance >= 1:
+        raise UsageError(f"block_tolerance is {block_tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
     if time_limit is not None:
         require_positive(time_limit=time_limit)
     layered = read_network(network)
+    _check_weights(layered)
+    _check_notes(notes or {})
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
-    tested = validation and prepare_validation(validation, layered.widths, layered.device, checked.loss)
+    widths, device = layered.widths, layered.device
+    tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
     architecture = layered.architecture(checked.loss, float(weight_decay))
     settings = {
         "method": chosen.name, "formulation": asdict(chosen),  # type: ignore[call-overload]
@@ -141,6 +149,22 @@ def fit(
     return history
 
 
+def _check_weights(network: LayeredNetwork) -> None:
+    for place, arrays in enumerate(zip(*network.parameters(), strict=True)):
+        if not all(bool(array.isfinite().all()) for array in arrays):
+            raise UsageError(
+                f"linear layer {place} of the network holds weights that are NaN or infinite; expected finite weights: "
+                "initialize the network again."
+            )
+
+
+def _check_notes(notes: dict[str, Any]) -> None:
+    try:
+        json.dumps(notes)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the notes are no JSON data: {error}; expected numbers, text, lists and dicts.") from None
+
+
 def _train(
     training: Training, writer: RunWriter | None, sweeps: int, tolerance: float, time_limit: float | None,
     audit_every: int
@@ -153,8 +177,8 @@ def _train(
         for sweep in range(1, sweeps + 1):
             audit = bool(audit_every) and (sweep - 1) % audit_every == 0
             record = {"sweep": sweep, **run_sweep(training, sweep, audit)}
+            record |= {**measure(training), "cpu_seconds": time.process_time() - cpu - training.audit_seconds}
             training.network.write(training.weights, training.biases)
-            record |= {**measure(training), "cpu_seconds": time.process_time() - cpu}
             history.records.append(record)
             if writer:
                 writer.sweep(sweep, training.weights, training.biases)
@@ -165,8 +189,8 @@ def _train(
         else:
             history.stop_reason = f"all {sweeps} sweeps done"
     except KeyboardInterrupt:
+        # The network still holds the weights of the last complete sweep.
         history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
-        training.network.write(training.weights, training.biases)
     if writer:
         writer.finish()
     log.info("training ended: %s", history.stop_reason)

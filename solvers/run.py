@@ -39,16 +39,24 @@ class Instance:
     solution : Solution
         The answer of the engine that training uses.
     reference : Solution
-        Clarabel's answer to the same instance, with duals.
-    problem : cvxpy.Problem
-        The live model, its parameters set and its variables at Clarabel's answer.
+        Clarabel's answer to the same instance, with duals; None where the activation has no convex model.
     """
 
     subproblem: Subproblem
     data: dict[str, Tensor]
     solution: Solution
-    reference: Solution
-    problem: cp.Problem
+    reference: Solution | None
+
+    @property
+    def problem(self) -> cp.Problem:
+        """The live model, its parameters set and its variables at Clarabel's answer.
+
+        Raises
+        ------
+        NoConvexModelError
+            If an activation of it has no disciplined convex form.
+        """
+        return self.subproblem.program()
 
     @property
     def residuals(self) -> Residuals:
@@ -135,6 +143,9 @@ class Run:
 
     def instance(self, layer: int, sample: int, sweep: int | None = None) -> Instance:
         """The block of one layer and one training sample in a sweep of the run, solved again.
+
+        The sweep's blocks are rebuilt from the weights before it. With mini-batches those are the weights before the
+        sweep's first batch, whichever batch the sample came in.
 
         Parameters
         ----------
@@ -223,5 +234,5 @@ def load(path: str | Path, *, data: tuple[Any, Any] | None = None) -> Run:
 
 
 def _instance(subproblem: Subproblem, data: dict[str, Tensor], solution: Solution) -> Instance:
-    reference = solve_reference(subproblem, data)
-    return Instance(subproblem, data, solution, reference, subproblem.program())
+    reference = solve_reference(subproblem, data) if subproblem.has_model else None
+    return Instance(subproblem, data, solution, reference)

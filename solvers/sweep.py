@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +32,7 @@ from .training_data import TrainingData
 Event = dict[str, Any]
 Rows = slice | Tensor
 SHRINK, GROW = 0.8, 2.0
+LEAST_PROXIMITY, GREATEST_PROXIMITY = 1e-6, 1e6
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Training:
     generator: np.random.Generator
     emit: Callable[[Event], None]
     memory: dict[Step, dict[str, Tensor]] = field(default_factory=dict)
+    audit_seconds: float = 0.0
 
 
 def measure(training: Training) -> dict[str, Any]:
@@ -97,6 +100,7 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
         if not record["step"]:
             whole.weights, whole.biases = old
     training.weights, training.biases = whole.weights, whole.biases
+    training.proximity = min(max(training.proximity, LEAST_PROXIMITY), GREATEST_PROXIMITY)
     return record
 
 
@@ -135,7 +139,9 @@ def _solve_blocks(
         solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)
         _add_block(record, step, solution)
         if audit is not None:
+            began = time.process_time()
             found = {"sweep": audit, **audit_block(step, block, solution, training.tolerance, seed=audit)}
+            training.audit_seconds += time.process_time() - began
             training.history.audits.append(found)
             training.emit({"event": "audit", "audit": found})
         if step.block == "activation":

@@ -12,6 +12,17 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 from ..formulations.losses import Loss, choose_loss, class_labels, find_loss, infer_task
 
+LARGEST_INPUT = 1e100
+
+
+def _as_array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, Tensor):
+        return values.detach().cpu().numpy()
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UsageError(f"{name} is no array: {error}; expected rows of equal length.") from None
+
 
 def check_inputs(X: Any, *, name: str = "X", features: int | None = None) -> np.ndarray:
     """Inputs as a float64 array of shape (samples, features).
@@ -21,7 +32,7 @@ def check_inputs(X: Any, *, name: str = "X", features: int | None = None) -> np.
     UsageError
         If they are no finite numbers, empty, or of another number of features.
     """
-    X = X.detach().cpu().numpy() if isinstance(X, Tensor) else np.asarray(X)
+    X = _as_array(X, name)
     if X.dtype.kind not in "iubf":
         raise UsageError(f"{name} has type {X.dtype}; expected numbers, one row for each sample.")
     if X.ndim != 2:
@@ -35,6 +46,12 @@ def check_inputs(X: Any, *, name: str = "X", features: int | None = None) -> np.
         raise UsageError(
             f"{name} holds {len(wrong)} values that are NaN or infinite, the first in row {row}, column {column}; "
             "expected finite numbers: remove these rows or fill the gaps (sklearn.impute.SimpleImputer)."
+        )
+    largest = float(np.max(np.abs(X)))
+    if largest > LARGEST_INPUT:
+        raise UsageError(
+            f"{name} holds values up to {largest:.1e}, whose squares overflow; expected at most {LARGEST_INPUT:.0e}: "
+            "scale the features (sklearn.preprocessing.StandardScaler)."
         )
     if features is not None and X.shape[1] != features:
         raise UsageError(
@@ -51,7 +68,7 @@ def check_targets(y: Any, samples: int, task: str, *, name: str = "y") -> np.nda
     UsageError
         If the length differs, values are not finite, labels are no whole numbers, or there is only one class.
     """
-    y = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    y = _as_array(y, name)
     if y.ndim == 0 or len(y) != samples:
         raise UsageError(
             f"X has {samples} samples, but {name} has {0 if y.ndim == 0 else len(y)} targets; expected one for each."
@@ -98,7 +115,7 @@ def prepare(
     """
     X, y = _pair(data)
     X = check_inputs(X, features=widths[0])
-    chosen = find_loss(loss) if loss is not None else choose_loss(task or infer_task(y), widths[-1])
+    chosen = find_loss(loss) if loss is not None else choose_loss(task or infer_task(_as_array(y, "y")), widths[-1])
     if task is not None and chosen.task != task:
         raise UsageError(f"the loss {chosen.name!r} is for {chosen.task}, but the task is {task!r}; drop one of them.")
     y = check_targets(y, len(X), chosen.task)

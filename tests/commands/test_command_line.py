@@ -138,7 +138,9 @@ def test_interrupt_leaves_a_run_that_loads(tmp_path: Path) -> None:
 def test_demo(tmp_path: Path) -> None:
     began = time.monotonic()
     code, output, errors = finish(["demo"], tmp_path)
-    assert (code, errors) == (0, "")
+    # The first use of matplotlib on a machine may say on stderr that it builds its font cache.
+    assert code == 0, errors
+    assert "Traceback" not in errors
     assert time.monotonic() - began < 120
     for words in ("minimize", "why convex", "agrees", "lifted value (estimate)", "Adam", "logistic regression"):
         assert words in output

@@ -22,9 +22,8 @@ from convexblocks.formulations import (
     Symbol,
     UsageError,
 )
-from convexblocks.solvers import ENGINES, Solution, SolveError, Status, agree, solve
+from convexblocks.solvers import ENGINES, Solution, SolveError, Status, agree, conic, solve
 from convexblocks.solvers import batch as batch_module
-from convexblocks.solvers import conic
 from convexblocks.solvers.agreement import evaluate
 from convexblocks.solvers.solution import judge
 
