@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import zipfile
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import pairwise
@@ -34,6 +35,7 @@ from .layered import activation_module, read_network
 from .training_data import TrainingData
 
 LARGEST_SAVED_DATA = 64 * 2**20
+REQUIRED_KEYS = ("settings", "notes", "data_sha256", "stop_reason")
 PACKAGES = ("convexblocks", "cvxpy", "clarabel", "scs", "numpy", "scipy", "torch", "scikit-learn")
 
 
@@ -207,12 +209,36 @@ class SavedRun:
         return weights, biases
 
     def training_data(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The training data that were saved with the run; None where they were too large."""
+        """The training data that were saved with the run; None where they were too large.
+
+        Raises
+        ------
+        UsageError
+            If the file is damaged or holds other data than the run was trained on.
+        """
         path = self.path / "data.npz"
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["X"], arrays["y"]
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                X, y = arrays["X"], arrays["y"]
+        except (OSError, EOFError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+            raise UsageError(f"the file {str(path)!r} is damaged or unreadable: {error}.") from None
+        self.check_data(X, y)
+        return X, y
+
+    def check_data(self, X: np.ndarray, y: np.ndarray) -> None:
+        """Compare data with the run's fingerprint.
+
+        Raises
+        ------
+        UsageError
+            If they are not the data that the run was trained on.
+        """
+        if fingerprint(X, y) != self.described["data_sha256"]:
+            raise UsageError(
+                f"these are not the training data of the run {str(self.path)!r}: their fingerprint differs."
+            )
 
 
 def read_run(path: str | Path) -> SavedRun:
@@ -231,11 +257,14 @@ def read_run(path: str | Path) -> SavedRun:
     try:
         described = json.loads((path / "run.json").read_text(encoding="utf-8"))
         records, audits = _read_lines(path / "history.jsonl"), _read_lines(path / "audits.jsonl")
+        missing = [key for key in REQUIRED_KEYS if key not in described]
+        if missing or not records or not all(isinstance(record["sweep"], int) for record in records):
+            raise ValueError(f"run.json lacks {missing}" if missing else "history.jsonl holds no sweeps")
         history = History(described["settings"], records, audits)
         history.stop_reason = described["stop_reason"]
         module = _module(described["settings"])
         module.load_state_dict(_read_tensors(path / "network.safetensors"))
-    except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
         raise UsageError(f"the run {str(path)!r} is damaged: {error}. Train it again.") from None
     return SavedRun(path, described, history, module)
 

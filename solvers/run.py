@@ -17,7 +17,7 @@ from ..formulations.formulation import Architecture, LiftedState
 from ..formulations.losses import find_loss
 from ..formulations.subproblem import Residuals, Subproblem
 from .batch import solve
-from .checkpoint import SavedRun, fingerprint, read_run
+from .checkpoint import SavedRun, read_run
 from .history import History
 from .layered import read_network
 from .reference import solve_reference
@@ -226,10 +226,8 @@ def load(path: str | Path, *, data: tuple[Any, Any] | None = None) -> Run:
     if data is not None:
         settings = saved.settings
         checked = prepare(data, tuple(settings["widths"]), torch.device("cpu"), loss=settings["loss"], task=None)
-        found = (checked.inputs.numpy(), checked.plain)
-        if fingerprint(*found) != saved.described["data_sha256"]:
-            raise UsageError(f"these are not the training data of the run {str(path)!r}: their fingerprint differs.")
-        return Run(saved, found)
+        saved.check_data(checked.inputs.numpy(), checked.plain)
+        return Run(saved, (checked.inputs.numpy(), checked.plain))
     return Run(saved, saved.training_data())
 
 

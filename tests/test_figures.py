@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_blocks_beat_logistic_regression_on_digits() -> None:
 def test_every_run_is_monotone_and_solves_its_blocks(activation: str, hidden: tuple[int, ...], seed: int) -> None:
     network, history = digits_run(activation, hidden, seed)
     objectives = history.column("objective")
-    assert all(after <= before for before, after in zip(objectives[:-1], objectives[1:], strict=True))
+    assert all(after <= before for before, after in pairwise(objectives))
     assert history.last["test_accuracy"] == pytest.approx(measured_accuracy(network, seed), abs=1 / 360)
     missed = [
         (record["sweep"], name, block["unsolved"])
@@ -72,7 +73,7 @@ def test_every_run_is_monotone_and_solves_its_blocks(activation: str, hidden: tu
 def test_true_loss_falls_in_each_of_the_first_ten_sweeps(seed: int) -> None:
     losses = digits_run("relu", (64,), seed)[1].column("true_loss")[:11]
     assert len(losses) == 11
-    assert all(after < before for before, after in zip(losses[:-1], losses[1:], strict=True))
+    assert all(after < before for before, after in pairwise(losses))
 
 
 @pytest.fixture(scope="session")

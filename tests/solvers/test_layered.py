@@ -62,7 +62,7 @@ def test_every_supported_module_is_read(module: nn.Module, label: str, place: in
     modules[place] = module
     read = read_network(chain(*modules))
     assert read.widths == (4, 5, 6, 3)
-    assert read.activations[place // 2].label == label
+    assert read.activations[place // 2].label == activation(label).label
     assert read.activations[1 - place // 2].label == "tanh"
     # The module stays the owner: what is read are its own layers, not copies.
     assert all(mine is theirs for mine, theirs in zip(read.linears, modules[::2], strict=True))
@@ -73,6 +73,7 @@ def test_every_supported_module_is_read(module: nn.Module, label: str, place: in
 def test_module_and_row_compute_the_same(module: nn.Module, label: str, dtype: torch.dtype) -> None:
     row = read_activation(module)
     assert row is not None
+    assert (row.name, row.parameter) == (activation(label).name, activation(label).parameter)
     u = points(dtype)
     found = module(u.clone())
     assert found.dtype == dtype
