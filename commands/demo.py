@@ -13,7 +13,7 @@ from ..formulations.fenchel_activation import FenchelActivation
 from ..formulations.fenchel_lifting import FenchelLifting
 from .console import heading, output, say, say_lines, sweep_progress, working
 from .report import write_report
-from .results import audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
+from .results import audit_notes, audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
 from .train import tell_notes
 from .training import INTERRUPTED, check_seed, make_network, train_baselines, train_blocks
 
@@ -51,6 +51,8 @@ def demo(
 
     heading("3. Audit: the fast engines against Clarabel, on instances of this run")
     output().print(audit_table(history.audits), "")
+    for note in audit_notes(history.audits):
+        say(note)
     output().print(warm_and_cold_table(history.warm_and_cold()))
 
     heading("4. The network beside the baselines")
@@ -58,7 +60,7 @@ def demo(
         compared = train_baselines(start, dataset, history.settings, outputs=dataset.outputs)
     save_baselines(folder, compared)
     output().print(result_table([own_figures(history.last), *compared]), "")
-    tell_notes(history, compared)
+    tell_notes(compared)
 
     heading("5. Files")
     with working("report ..."):

@@ -68,7 +68,6 @@ def render(run: Run) -> str:
         lifted=LIFTED,
         names=names,
         rows=rows,
-        audited=bool(run.history.audits),
         baselines=baselines,
         # Both are markup by construction: matplotlib escapes the text of figures, and the model's page its own.
         figures=[{**figure, "svg": Markup(figure["svg"])} for figure in figures],

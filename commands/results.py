@@ -61,6 +61,11 @@ def audit_table(audits: list[dict[str, Any]]) -> Table:
     return made
 
 
+def audit_notes(audits: list[dict[str, Any]]) -> list[str]:
+    """What has to be said of the audits, once for each block."""
+    return list(dict.fromkeys(f"{audit['block']}: {audit['note']}." for audit in audits if audit.get("note")))
+
+
 def warm_and_cold_table(means: dict[str, dict[str, float]]) -> Table:
     """Mean iterations of each block from warm and from cold starts."""
     made = table("block", "iterations, warm start", "cold start", numbers=("iterations, warm start", "cold start"))

@@ -11,7 +11,7 @@ import typer
 from ..formulations.catalogue import formulation
 from ..formulations.losses import find_loss
 from .console import cells, number, output, print_json, say, sweep_progress, table, working
-from .results import OURS, own_figures, result_table, save_baselines
+from .results import own_figures, result_table, save_baselines
 from .training import INTERRUPTED, check_seed, make_network, outputs_for, train_baselines, train_blocks
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
     facts.show_header = False
     output().print(facts, "")
     output().print(result_table([own_figures(history.last), *compared]), "")
-    tell_notes(history, compared)
+    tell_notes(compared)
     unsolved = sum(block["unsolved"] for block in history.last.get("blocks", {}).values())
     if unsolved:
         say(f"{number(unsolved)} block instances of the last sweep missed their tolerance; see history.jsonl.")
@@ -156,10 +156,7 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
         say(f"Saved in {out}: network.safetensors, history.jsonl, run.json. Next: convexblocks report {out}")
 
 
-def tell_notes(history: History, compared: list[dict[str, Any]]) -> None:
-    """Say how the baselines were trained, and what the seconds hold."""
-    notes = [f"{method['name']}: {method['note']}." for method in compared]
-    if history.audits:
-        notes.insert(0, f"{OURS}: the CPU seconds include the audits.")
-    for note in notes:
-        say(note)
+def tell_notes(compared: list[dict[str, Any]]) -> None:
+    """Say how the baselines were trained."""
+    for method in compared:
+        say(f"{method['name']}: {method['note']}.")
