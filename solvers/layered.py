@@ -202,7 +202,7 @@ def build_network(
         If a width is below 1 or the activation is unknown.
     """
     if any(width < 1 for width in widths):
-        raise UsageError(f"the layer widths are {widths}; expected 1 unit or more in every layer.")
+        raise UsageError(f"the layer widths are {widths}; expected 1 unit or more in every layer: choose more.")
     modules: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
