@@ -31,7 +31,7 @@ terms without the 1/2, and W of shape (in, out); here W is (out, in).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .activations import Array, activation
 from .errors import UsageError
@@ -159,6 +159,10 @@ class FenchelLifting(Formulation):
             state.weights[place] = values["w"].reshape(shape)
             if architecture.biases[place]:
                 state.biases[place] = values["c"].reshape(shape[0])
+
+    def tightened(self, factor: float) -> FenchelLifting:
+        output = None if self.output_multiplier is None else self.output_multiplier * factor
+        return replace(self, multiplier=self.multiplier * factor, output_multiplier=output)
 
     def factors(self, architecture: Architecture) -> list[float]:
         return [self._above(layer, architecture) for layer in range(1, architecture.layers + 1)]

@@ -128,6 +128,13 @@ class Formulation(ABC):
         """Put the solution of a step into the state."""
 
     @abstractmethod
+    def tightened(self, factor: float) -> Formulation:
+        """The same formulation with its gaps weighed `factor` times: the lifted variables stay nearer to the network.
+
+        Towards infinity a sweep becomes a preconditioned gradient step of the training objective.
+        """
+
+    @abstractmethod
     def factors(self, architecture: Architecture) -> list[float]:
         """Factor of the term that each weight block minimizes, for layers 1, ..., L."""
 

@@ -73,7 +73,8 @@ def solve(
 
     Examples
     --------
-    >>>     >>> from convexblocks.formulations import FenchelOutput
+    >>> import numpy as np
+    >>> from convexblocks.formulations import FenchelOutput
     >>> block = FenchelOutput(outputs=2, loss="squared", multiplier=1.0)
     >>> solve(block, {"u": np.zeros((1, 2)), "y": np.ones((1, 2))}).values["z"]
     tensor([[0.5000, 0.5000]], dtype=torch.float64)

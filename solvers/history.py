@@ -20,9 +20,10 @@ class History:
         the training samples, of the deployed network), `penalty` and their sum `objective`;
         `lifted_estimate` (the lifted objective after the activation blocks: an estimate, not a bound) and `layer_gaps`
         (B_l, summed over samples); `blocks` (engine, iterations, seconds, worst residuals, unsolved
-        instances of each block); `step` (1 unless the safeguard shortened the move), `proximity`, `train_accuracy` or
-        `train_error`, the same for the test data where there are some, and `cpu_seconds` since the
-        start, audits not counted.
+        instances of each block); `step` (1 unless the safeguard shortened the move), `proximity`,
+        `tightening` (by how much the formulation's multipliers were raised after sweeps without descent),
+        `train_accuracy` or `train_error`, the same for the test data where there are some, and `cpu_seconds`
+        since the start, audits not counted.
     audits : list of dict
         Comparisons of the engines with Clarabel on instances of the run, and iterations from warm and cold starts.
     stop_reason : str

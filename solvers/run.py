@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..formulations.catalogue import formulation as make_formulation
 from ..formulations.errors import UsageError
-from ..formulations.formulation import Architecture, LiftedState
+from ..formulations.formulation import Architecture, Formulation, LiftedState
 from ..formulations.losses import find_loss
 from ..formulations.subproblem import Residuals, Subproblem
 from .batch import solve
@@ -161,8 +161,10 @@ class Run:
         UsageError
             If there is no such layer, sample or sweep, or the training data are needed and absent.
         """
-        architecture, formulation = self._architecture(), self._formulation()
+        architecture = self._architecture()
+        sweep = int(self.history.last["sweep"]) if sweep is None else sweep
         state = self._state(architecture, sample, sweep)
+        formulation = self._formulation(sweep)
         steps = [step for group in formulation.groups(architecture) for step in group if step.block != "weight"]
         if layer not in [step.layer for step in steps]:
             layers = ", ".join(str(step.layer) for step in reversed(steps)) or "none"
@@ -180,12 +182,13 @@ class Run:
         layered = read_network(self.module)
         return layered.architecture(find_loss(self.settings["loss"]), self.settings["weight_decay"])
 
-    def _formulation(self) -> Any:
-        return make_formulation(self.settings["method"], **self.settings["formulation"])
+    def _formulation(self, sweep: int) -> Formulation:
+        """The formulation as it was in a sweep."""
+        formulation = make_formulation(self.settings["method"], **self.settings["formulation"])
+        return formulation.tightened(self.history.records[sweep]["tightening"])
 
-    def _state(self, architecture: Architecture, sample: int, sweep: int | None) -> LiftedState:
+    def _state(self, architecture: Architecture, sample: int, sweep: int) -> LiftedState:
         last = int(self.history.last["sweep"])
-        sweep = last if sweep is None else sweep
         if not 1 <= sweep <= last:
             raise UsageError(f"the run has no sweep {sweep}; it has the sweeps 1 to {last}.")
         X, y = self._training_data()

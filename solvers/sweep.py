@@ -32,7 +32,13 @@ from .training_data import TrainingData
 Event = dict[str, Any]
 Rows = slice | Tensor
 SHRINK, GROW = 0.8, 2.0
+# A sweep without any descent asked for more than the network can follow: its gaps weigh more from then on.
+TIGHTEN, LOOSEN, TIGHTEST = 4.0, 0.9, 1e8
 LEAST_PROXIMITY, GREATEST_PROXIMITY = 1e-6, 1e6
+
+
+class _Overflow(ArithmeticError):
+    """New weights of a sweep give activations that are not finite; the sweep is undone."""
 
 
 @dataclass
@@ -54,6 +60,7 @@ class Training:
     emit: Callable[[Event], None]
     memory: dict[Step, dict[str, Tensor]] = field(default_factory=dict)
     audit_seconds: float = 0.0
+    tightening: float = 1.0
 
 
 def measure(training: Training) -> dict[str, Any]:
@@ -78,19 +85,25 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
     before = objective(architecture, network, whole)
     record: dict[str, Any] = {
         "proximity": training.proximity,
+        "tightening": training.tightening,
         "lifted_estimate": penalty(architecture, training.weights),
         "layer_gaps": [],
         "blocks": {},
     }
     batches = _batches(training)
-    for place, rows in enumerate(batches):
-        state = _state(training, rows)
-        _solve_blocks(training, state, rows, record, sweep if audit and place == 0 else None)
-        training.weights, training.biases = state.weights, state.biases
-    whole.weights, whole.biases = training.weights, training.biases
+    try:
+        for place, rows in enumerate(batches):
+            state = _state(training, rows)
+            _solve_blocks(training, state, rows, record, sweep if audit and place == 0 else None)
+            training.weights, training.biases = state.weights, state.biases
+        whole.weights, whole.biases = training.weights, training.biases
+    except _Overflow:
+        whole.weights, whole.biases = old
     if len(batches) == 1:
         record["step"] = accept(architecture, network, whole, old, before)
         training.proximity *= SHRINK if record["step"] == 1 else GROW if record["step"] else GROW**2
+        training.tightening *= LOOSEN if record["step"] == 1 else 1.0 if record["step"] else TIGHTEN
+        training.tightening = min(max(training.tightening, 1.0), TIGHTEST)
     else:
         # Mini-batches may raise the objective; only a sweep that leaves the finite numbers is undone.
         whole.weights, whole.biases = network.round(whole.weights), network.round(whole.biases)
@@ -122,7 +135,7 @@ def _solve_blocks(
     training: Training, state: LiftedState, rows: Rows, record: dict[str, Any], audit: int | None
 ) -> None:
     """Solve all blocks of one batch in order; the state ends with the new weights."""
-    formulation = training.formulation
+    formulation = training.formulation.tightened(training.tightening)
     share = len(state.inputs) / len(training.data.inputs)
     # A mini-batch answers for its share of the penalty; its proximal terms stand in for the samples it does not see.
     architecture = replace(training.architecture, weight_decay=training.architecture.weight_decay * share)
@@ -135,6 +148,8 @@ def _solve_blocks(
             _add_lifted(formulation, architecture, state, record)
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
+        if not all(bool(array.isfinite().all()) for array in block.data.values()):
+            raise _Overflow
         warm = _better_start(block, _recall(training, step, rows))
         solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)
         _add_block(record, step, solution)

@@ -495,9 +495,21 @@ def test_small_decrease_in_three_sweeps_in_a_row_is_a_stop() -> None:
 
 
 def test_tolerance_of_zero_never_stops() -> None:
-    _, history = small_fit("logistic", "clipped_relu", sweeps=15, tolerance=0)
-    assert history.last["step"] == 0.0, "the run was meant to stand still at the end"
-    assert history.last["sweep"] == 15
+    # Without hidden layers the optimum is reached after a few sweeps.
+    _, stopped = small_fit("logistic", hidden=(), sweeps=80)
+    assert stopped.last["sweep"] < 80, "the run was meant to slow down"
+    _, history = small_fit("logistic", hidden=(), sweeps=80, tolerance=0)
+    assert history.last["sweep"] == 80
+
+
+def test_a_run_does_not_stand_still_at_a_point_that_is_not_stationary() -> None:
+    # With the first multiplier no sweep goes down any more at an objective of about 2.03; raised multipliers go on.
+    _, history = small_fit("squared", "tanh", sweeps=60, tolerance=0)
+    steps = history.column("step")[1:]
+    assert 0.0 in steps
+    assert history.last["objective"] < 1.8
+    first = steps.index(0.0)
+    assert history.records[first + 2]["tightening"] == pytest.approx(4 * history.records[first + 1]["tightening"])
 
 
 def test_time_limit_is_a_stop() -> None:
