@@ -37,7 +37,7 @@ TIGHTEN, LOOSEN, TIGHTEST = 4.0, 0.9, 1e8
 LEAST_PROXIMITY, GREATEST_PROXIMITY = 1e-6, 1e6
 
 
-class _Overflow(ArithmeticError):
+class _OverflowError(ArithmeticError):
     """New weights of a sweep give activations that are not finite; the sweep is undone."""
 
 
@@ -97,7 +97,7 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
             _solve_blocks(training, state, rows, record, sweep if audit and place == 0 else None)
             training.weights, training.biases = state.weights, state.biases
         whole.weights, whole.biases = training.weights, training.biases
-    except _Overflow:
+    except _OverflowError:
         whole.weights, whole.biases = old
     if len(batches) == 1:
         record["step"] = accept(architecture, network, whole, old, before)
@@ -149,7 +149,7 @@ def _solve_blocks(
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
         if not all(bool(array.isfinite().all()) for array in block.data.values()):
-            raise _Overflow
+            raise _OverflowError
         warm = _better_start(block, _recall(training, step, rows))
         solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)
         _add_block(record, step, solution)

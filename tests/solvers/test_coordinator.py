@@ -496,7 +496,7 @@ def test_small_decrease_in_three_sweeps_in_a_row_is_a_stop() -> None:
 
 def test_tolerance_of_zero_never_stops() -> None:
     # Without hidden layers the optimum is reached after a few sweeps.
-    _, stopped = small_fit("logistic", hidden=(), sweeps=80)
+    _, stopped = small_fit("logistic", hidden=(), sweeps=80, tolerance=1e-4)
     assert stopped.last["sweep"] < 80, "the run was meant to slow down"
     _, history = small_fit("logistic", hidden=(), sweeps=80, tolerance=0)
     assert history.last["sweep"] == 80
