@@ -6,8 +6,9 @@ The instances are those of a real run (digits, sweep 5). One process, one thread
 Every solver is run at its loosest tolerance, among powers of ten, at which the Fenchel-Young gap that WE measure
 on its answers is at most 1e-6 (relative to 1 + |objective|) for every instance; the worst measured gap is
 printed beside its time. cvxpy loops reuse one parametrized problem, except where its parametrized form is so
-large that canonicalizing each instance anew is faster. The peers start cold; our engines start by themselves (activations
-from the forward pass, which is part of the data, weights from zero) and, in the column "warm", as in training.
+large that canonicalizing each instance anew is faster. The peers start cold; our engines start by themselves
+(activations from the forward pass, which is part of the data, weights from zero) and, in the column "warm", as in
+training.
 Needs the extra `benchmark` (OSQP).
 """
 
