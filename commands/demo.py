@@ -15,7 +15,7 @@ from .console import heading, output, say, say_lines, sweep_progress, working
 from .report import write_report
 from .results import audit_notes, audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
 from .train import tell_notes
-from .training import INTERRUPTED, check_seed, make_network, train_baselines, train_blocks
+from .training import INTERRUPTED, check_seed, limit_threads, make_network, train_baselines, train_blocks
 
 Option = typer.Option
 HIDDEN = 64
@@ -28,8 +28,13 @@ def demo(
     seed: Annotated[int, Option(metavar="N", help="Seed of split and start.")] = 0,
 ) -> None:
     """Show a block, train 64-64-10 on digits by alternating convex blocks, audit, compare, report."""
+    # Imported here because torch takes a second, which --help need not wait for.
+    from ..solvers.checkpoint import prepare_folder
+
     check_seed(seed)
     folder = out or _free_folder()
+    prepare_folder(folder)
+    limit_threads()
     multiplier = FenchelLifting().multiplier
     heading("1. One block: a convex program that can be read")
     say_lines(FenchelActivation(width=HIDDEN, next_width=10, loss="softmax_cross_entropy", below=multiplier).show())

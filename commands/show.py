@@ -103,11 +103,11 @@ def _reference(instance: Instance) -> Solution:
 
 def _agreement(instance: Instance) -> Agreement | None:
     """The engine against Clarabel; None where the run itself had to take Clarabel."""
-    from ..solvers.agreement import agree
+    from ..solvers.agreement import compare
 
     if instance.solution.engine == _reference(instance).engine:
         return None
-    return agree(instance.subproblem, instance.data)
+    return compare(instance.subproblem, instance.data, instance.solution.values, instance.solution.engine)
 
 
 def _tell(instance: Instance, agreement: Agreement | None) -> None:

@@ -10,9 +10,9 @@ import typer
 
 from ..formulations.catalogue import formulation
 from ..formulations.losses import find_loss
-from .console import cells, number, output, print_json, say, sweep_progress, table, working
+from .console import LIFTED, cells, number, output, print_json, say, sweep_progress, table, working
 from .results import own_figures, result_table, save_baselines
-from .training import INTERRUPTED, check_seed, make_network, outputs_for, train_baselines, train_blocks
+from .training import INTERRUPTED, check_seed, limit_threads, make_network, outputs_for, train_baselines, train_blocks
 
 if TYPE_CHECKING:
     from ..networks.datasets import Dataset
@@ -76,6 +76,7 @@ def train(
     wanted_task = task if task or loss is None else find_loss(loss).task
     dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task,
                     split=not no_split, standardize=not no_standardize)  # fmt: skip
+    limit_threads(dataset.X_train.size)
     outputs = outputs_for(dataset, loss)
     network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device)
     start = copy.deepcopy(network)
@@ -157,6 +158,7 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
 
 
 def tell_notes(compared: list[dict[str, Any]]) -> None:
-    """Say how the baselines were trained."""
+    """Say what the lifted value is, and how the baselines were trained."""
+    say(f"The {LIFTED}, penalty included, is where the activation blocks of the last sweep left it; it bounds nothing.")
     for method in compared:
         say(f"{method['name']}: {method['note']}.")

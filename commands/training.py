@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = "interrupted"
 LARGEST_SEED = 2**32 - 1
+SMALL = 5_000_000
 
 
 def check_seed(seed: int) -> None:
@@ -30,6 +32,18 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"the seed is {seed}; expected a number from 0 to {LARGEST_SEED}: choose another --seed.")
+
+
+def limit_threads(entries: int = 0) -> None:
+    """Work with one thread on small data, unless OMP_NUM_THREADS says otherwise.
+
+    On matrices of this size a second thread gains little on an idle machine, and on a busy one the threads wait for
+    each other: many times the CPU time was seen.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and entries < SMALL:
+        torch.set_num_threads(1)
 
 
 def make_network(

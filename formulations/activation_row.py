@@ -47,7 +47,8 @@ class Activation:
     phi, potential, conjugate : callable
         phi, Phi and Phi* of an array; Phi* is +inf outside its domain.
     slope : callable
-        phi' of an array (one generalized derivative where phi has a kink). For softmax, softmax itself:
+        phi' of an array (at a kink the larger of its one-sided values, so that a start at u = 0 feels the
+        curvature). For softmax, softmax itself:
         `jacobian` is what solvers use.
     low, high : float
         Ends of the closure of the range of phi; for softmax the range is the simplex.
@@ -61,6 +62,12 @@ class Activation:
         phi^{-1} inside the range, for the smooth rows (softmax: up to a number per row).
     homogeneous : bool
         Whether phi(t u) = t phi(u) for every t > 0.
+    couples_units : bool
+        Whether phi acts on whole rows (softmax).
+    parameter : float or None
+        Slope, level or threshold of the rows that have one.
+    refusal : str
+        Why the row has no convex model, where it has none.
     """
 
     name: str

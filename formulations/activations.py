@@ -65,7 +65,7 @@ def _identity() -> Activation:
 def _relu() -> Activation:
     return Activation(
         "relu", _positive, lambda u: _positive(u) ** 2 / 2, lambda v: _inside(v, 0.0, inf, v * v / 2),
-        lambda u: _indicator(u, u > 0), 0.0, inf, (0.0, 1.0), r"\max(u, 0)",
+        lambda u: _indicator(u, u >= 0), 0.0, inf, (0.0, 1.0), r"\max(u, 0)",
         shrink=lambda c, s: _positive(c) / (1 + s), homogeneous=True,
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def _leaky_relu(slope: float = 0.01) -> Activation:
         "leaky_relu", lambda u: _positive(u) - slope * _negative(u),
         lambda u: (_positive(u) ** 2 + slope * _negative(u) ** 2) / 2,
         lambda v: (_positive(v) ** 2 + _negative(v) ** 2 / slope) / 2,
-        lambda u: _where(u > 0, 0.0 * u + 1.0, 0.0 * u + slope), -inf, inf, (slope, 1.0), r"\max(u, a u)",
+        lambda u: _where(u >= 0, 0.0 * u + 1.0, 0.0 * u + slope), -inf, inf, (slope, 1.0), r"\max(u, a u)",
         shrink=lambda c, s: _positive(c) / (1 + s) - _negative(c) * slope / (1 + slope * s),
         homogeneous=True, parameter=slope,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def _clipped_relu(level: float = 6.0) -> Activation:
     return Activation(
         "clipped_relu", lambda u: library(u).clip(u, 0.0, level),
         lambda u: _where(u > level, level * u - level**2 / 2, library(u).clip(u, 0.0, level) ** 2 / 2),
-        lambda v: _inside(v, 0.0, level, v * v / 2), lambda u: _indicator(u, (u > 0) & (u < level)),
+        lambda v: _inside(v, 0.0, level, v * v / 2), lambda u: _indicator(u, (u >= 0) & (u < level)),
         0.0, level, (0.0, 1.0), r"\min(\max(u, 0), c)",
         shrink=lambda c, s: library(c).clip(c / (1 + s), 0.0, level), parameter=level,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from .subproblem import (
     SHARED,
     Residuals,
     Subproblem,
+    relative_gap,
     require_positive,
     require_size,
 )
@@ -41,7 +42,8 @@ class FenchelActivation(Subproblem):
                 below, above       multipliers, > 0, numbers fixed when the block is made
     The two brackets are the Fenchel-Young gaps B(x, u) and B_next(v, z) without the constants Phi(u) and
     Phi_next*(v). Where the next layer is the output, `loss` replaces B_next: v is then the encoded target.
-    Convex because Phi* and Phi_next are convex and z is affine in x; strongly convex for slopes <= 1.
+    Convex because Phi* and Phi_next are convex and z is affine in x; strongly convex with modulus below / L where
+    the slopes of phi are at most L.
     Source      Gu, Askari & El Ghaoui, AISTATS 2020, section 4 (arXiv 1811.08039).
 
     Parameters
@@ -145,8 +147,10 @@ class FenchelActivation(Subproblem):
     def residuals(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Residuals:
         """Feasibility of x; |x - phi(t)|; and below * B(x, t), which bounds objective minus optimum.
 
-        The bound: with h the term above, convexity gives h(y) >= h(x) + <g, y - x>, hence every point's objective is
-        at least that of x minus below * B(x, u - g / below), in exact arithmetic.
+        The gap is relative to 1 + below * B(x, u) + above * B_next(v, z): the objective with its constants, which
+        does not grow with the multipliers when the lifted activations stay near the network. The bound: with h the
+        term above, convexity gives h(y) >= h(x) + <g, y - x>, hence every point's objective is at least that of x
+        minus below * B(x, u - g / below), in exact arithmetic.
         """
         x = self.activation.project(values["x"])
         t = self.stationary_point(x, data)
@@ -154,5 +158,12 @@ class FenchelActivation(Subproblem):
         return Residuals(
             self.activation.violation(values["x"]),
             largest_entry(x - self.activation.phi(t)) / (1 + largest_entry(x)),
-            gap / (1 + abs(self.objective({"x": x}, data))),
+            relative_gap(gap, self.size({"x": x}, data), self.objective({"x": x}, data)),
         )
+
+    def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
+        # Two Fenchel-Young gaps, or a gap and the loss.
+        x = values["x"]
+        z = x @ data["W"].T + data["b"]
+        fit = self.loss.values(z, data["v"]) if self.loss else self.next_activation.gap(data["v"], z)
+        return self.below * self.activation.gap(x, data["u"]) + self.above * fit

@@ -110,4 +110,7 @@ class FenchelOutput(Subproblem):
         size = largest_entry(gradient)
         gap = (gradient**2).sum(-1) / (2 * self.multiplier)
         scale = 1 + self.multiplier * largest_entry(data["u"])
-        return Residuals(0.0 * size, size / scale, gap / (1 + abs(self.objective(values, data))))
+        return Residuals(0.0 * size, size / scale, gap / (1 + self.size(values, data)))
+
+    def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
+        return self.objective(values, data)

@@ -24,6 +24,7 @@ from .subproblem import (
     SHARED,
     Residuals,
     Subproblem,
+    relative_gap,
     require_nonnegative,
     require_positive,
     require_size,
@@ -194,21 +195,37 @@ class FenchelWeight(Subproblem):
     def residuals(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Residuals:
         """Feasibility (none to violate: zero); relative size of the gradient; Fenchel-Young gap of the quadratic terms.
 
+        Each entry of the gradient is relative to 1 + multiplier * sum_i |v_i| |X_ij|, what its terms could add up to.
         The gap is 1/2 |gradient|^2 / curvature over w and c, where the curvature is weight_decay + proximity
         (c: proximity): the objective is at most that far above its optimum, in exact arithmetic. It is
-        +inf where the curvature is zero and the gradient is not.
+        +inf where the curvature is zero and the gradient is not, and relative to 1 + the objective with its constants.
         """
-        gradient = self.gradient(values, data)
-        batch = values["w"].shape[0]
-        pull = self.multiplier * abs(data["v"]).reshape(batch, -1).sum(-1) * abs(data["X"]).max()
-        size = library(pull).zeros_like(pull)
-        gap = library(pull).zeros_like(pull)
+        gradient, batch = self.gradient(values, data), values["w"].shape[0]
+        pulls = self._pulls(data)
+        size = gap = 0.0 * gradient["w"].reshape(batch, -1).sum(-1)
         for name, slope in gradient.items():
             curvature = self.proximity + (self.weight_decay if name == "w" else 0.0)
             square = (slope**2).reshape(batch, -1).sum(-1) / 2
             gap = gap + (square / curvature if curvature else library(gap).where(square > 0, np.inf, 0.0 * gap))
-            size = library(size).maximum(size, largest_entry(slope))
-        return Residuals(0.0 * size, size / (1 + pull), gap / (1 + abs(self.objective(values, data))))
+            size = library(size).maximum(size, largest_entry(slope / (1 + pulls[name])))
+        return Residuals(0.0 * size, size, relative_gap(gap, self.size(values, data), self.objective(values, data)))
+
+    def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
+        # multiplier * B(v, u) and the quadratic terms.
+        u, v, batch = self.pre_activations(values, data), data["v"], values["w"].shape[0]
+        fit = self.activation.gap(v, u) if self.coupled else self.activation.gap(v[..., None], u[..., None])
+        total = self.multiplier * fit.reshape(batch, -1).sum(-1)
+        total = total + self.weight_decay / 2 * (values["w"] ** 2).reshape(batch, -1).sum(-1)
+        for new, old in self._moves():
+            total = total + self.proximity / 2 * ((values[new] - data[old]) ** 2).reshape(batch, -1).sum(-1)
+        return total
+
+    def _pulls(self, data: Mapping[str, Array]) -> dict[str, Array]:
+        """multiplier * sum_i |v_i| |X_ij| for w, and multiplier * sum_i |v_i| for c, in the shapes of the gradient."""
+        v, X = self.multiplier * abs(data["v"]), abs(data["X"])
+        if self.coupled:
+            return {"w": library(v).swapaxes(v, -1, -2) @ X, "c": v.sum(-2)}
+        return {"w": v @ X, "c": v.sum(-1)}
 
     def _moves(self) -> tuple[tuple[str, str], ...]:
         return (("w", "w_old"), ("c", "c_old")) if self.bias else (("w", "w_old"),)

@@ -95,7 +95,7 @@ class Loss:
 
     def predict(self, u: Array) -> np.ndarray:
         """Predictions from the network's outputs: labels (classification) or the outputs themselves."""
-        u = np.asarray(u)
+        u = np.asarray(u.detach().cpu() if hasattr(u, "detach") else u)
         if self.name == "squared":
             return u
         return (u[:, 0] > 0).astype(int) if self.name == "logistic" else u.argmax(axis=1)

@@ -48,6 +48,7 @@ def opening(mathematics: str) -> str:
     lines = (line.rstrip() for line in inspect.cleandoc(mathematics).splitlines())
     visible = ("".join(filter(str.isprintable, line)) for line in lines)
     first, _, rest = "\n".join(visible).partition("\n\n")
+    first = "\n".join(textwrap.wrap(first, WIDTH))
     display = rest.partition("\n\n")[0]
     indented = display.startswith(" ")
     return f"{first}\n\n{textwrap.indent(textwrap.dedent(display), '    ')}" if indented else first

@@ -119,12 +119,12 @@ def _elu_potential(u: Expression, _: float | None) -> ModelTerm:
 
 
 def _elu_conjugate(v: Expression, _: float | None) -> ModelTerm:
-    t = cp.Variable(v.shape, name="t")
-    below, sign = _labelled(t <= v, "t is below x"), _labelled(t <= 0, "t is the negative part")
+    n = cp.Variable(v.shape, name="n")
+    below, sign = _labelled(n <= v, "n is below x"), _labelled(n <= 0, "n is the negative part")
     return ModelTerm(
-        0.5 * cp.sum_squares(cp.pos(v)) + cp.sum(-cp.entr(1 + t) - t),
+        0.5 * cp.sum_squares(cp.pos(v)) + cp.sum(-cp.entr(1 + n) - n),
         (below, sign),
-        ((t, lambda: np.minimum(v.value, 0)),),
+        ((n, lambda: np.minimum(v.value, 0)),),
     )
 
 

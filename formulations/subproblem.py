@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import cvxpy as cp
 
-from .activations import Array
+from .activations import Array, library
 from .description import Description, Symbol
 from .errors import NoConvexModelError, NotDisciplinedError, UsageError
 from .explanation import explain_not_dcp, explain_not_dpp
@@ -29,12 +29,15 @@ class Residuals:
     Attributes
     ----------
     feasibility : array, shape (batch,)
-        Largest violation of a constraint.
+        Largest violation of a constraint on the unknowns. Variables that only stand for an affine expression
+        (z = W x + b) are computed from it.
     stationarity : array, shape (batch,)
         Size of the natural residual: zero exactly at an optimum. Relative to the scale of its own terms.
     gap : array, shape (batch,)
-        Fenchel-Young gap, an upper estimate of objective minus optimum, divided by 1 + |objective|. It
-        is computed in floating point: it *verifies* an answer, it proves nothing.
+        Upper estimate of objective minus optimum, relative to the size of the objective. For the package's own blocks
+        it is a Fenchel-Young gap, computed in floating point: it *verifies* an answer, it proves nothing. For other
+        programs it is the primal-dual gap of the canonical program, which means something only together with a small
+        stationarity (there: the dual residual).
     """
 
     feasibility: Array
@@ -82,6 +85,16 @@ class Subproblem(ABC):
         why = explain_not_dcp(self._problem) or explain_not_dpp(self._problem)
         if why:
             raise NotDisciplinedError(f"{self.name}: {why}")
+        self._check_symbols()
+
+    def _check_symbols(self) -> None:
+        known = {item.name() for item in (*self.program().variables(), *self.program().parameters())}
+        lost = [symbol.name for symbol in self.symbols if symbol.name not in known | set(self.data_shapes())]
+        if lost:
+            raise UsageError(
+                f"{self.name}: the symbol {lost[0]!r} names no variable or parameter of the program, which has "
+                f"{', '.join(sorted(known))}; give the variable that name: cp.Variable(..., name={lost[0]!r})."
+            )
 
     def program(self) -> cp.Problem:
         """The cvxpy Problem of one instance; its Parameters have no values until somebody sets them.
@@ -114,12 +127,6 @@ class Subproblem(ABC):
         for variable, tight in self._completions:
             variable.value = tight()
 
-    @property
-    def data_symbols(self) -> tuple[Symbol, ...]:
-        """The symbols that are data, in the order of the description."""
-        names = self.data_shapes()
-        return tuple(symbol for symbol in self.symbols if symbol.name in names)
-
     def data_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the data of one instance."""
         return {parameter.name(): parameter.shape for parameter in self.program().parameters()}
@@ -139,6 +146,10 @@ class Subproblem(ABC):
     def objective(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         """Objective of every instance, shape (batch,); only subproblems with batched formulas have it."""
         raise NotImplementedError(f"{self.name} has no batched formula of its objective")
+
+    def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
+        """The objective with its constants, at least zero, of every instance: what gaps are relative to (1 + size)."""
+        raise NotImplementedError(f"{self.name} has no batched formula of its size")
 
     def residuals(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Residuals | None:
         """Residuals of every instance by batched formulas, or None where the subproblem has none."""
@@ -169,6 +180,12 @@ class Subproblem(ABC):
 
     def _repr_html_(self) -> str:
         return render_html(self.program(), self.describe())
+
+
+def relative_gap(gap: Array, size: Array, objective: Array) -> Array:
+    """A gap over 1 + size, or over 1 + |objective| where a target out of range makes the size infinite."""
+    scale = library(gap).where(size < float("inf"), size, abs(objective))
+    return gap / (1 + scale)
 
 
 def require_size(**sizes: int) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..formulations.fenchel_activation import FenchelActivation
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import pick_rows
+from .rows import pick_rows, wanted_gap
+from .solution import decisive
 
 MAX_ITERATIONS = 20_000
 CHECK_EVERY = 10
@@ -48,16 +49,17 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
     result = phi.project(start["x"]) if "x" in start else phi.phi(u)
     iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
     rows = torch.arange(len(u), device=u.device)
+    wanted = wanted_gap(subproblem, {"x": phi.phi(u)}, data, tolerance)
     x, y, age, done = result, result, torch.ones_like(u[:, :1]), 0
     while len(rows):
         part = {"u": u, "v": v, "W": W, "b": b}
-        good = subproblem.residuals({"x": x}, part).gap <= tolerance
+        good = decisive(subproblem.residuals({"x": x}, part)) <= wanted
         if done >= MAX_ITERATIONS:
             good = torch.ones_like(good)
         if bool(good.any()):
             result = result.index_copy(0, rows[good], x[good])
             iterations[rows[good]] = done
-            rows, x, y, age, u, v = pick_rows(~good, rows, x, y, age, u, v)
+            rows, x, y, age, u, v, wanted = pick_rows(~good, rows, x, y, age, u, v, wanted)
         for _ in range(CHECK_EVERY if len(rows) else 0):
             push = above * (subproblem.next_activation.phi(torch.addmm(b, y, W.T)) - v) @ W
             new = phi.shrink(u + scale * y - push / below, scale)

@@ -28,7 +28,8 @@ from torch import Tensor
 from ..formulations.fenchel_activation import FenchelActivation
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, pick_rows
+from .rows import backtrack, pick_rows, wanted_gap
+from .solution import decisive
 
 MAX_ITERATIONS = 100
 MAX_INNER_ITERATIONS = 200
@@ -54,14 +55,15 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
     iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
     rows = torch.arange(len(u), device=u.device)
     stalled = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    wanted = wanted_gap(subproblem, {"x": subproblem.activation.phi(u)}, data, tolerance)
     for done in range(MAX_ITERATIONS + 1):
         part = {"u": u, "v": v, "W": W, "b": b}
-        gap = subproblem.residuals({"x": subproblem.activation.phi(t)}, part).gap
-        good = (gap <= tolerance) | stalled | (done == MAX_ITERATIONS)
+        gap = decisive(subproblem.residuals({"x": subproblem.activation.phi(t)}, part))
+        good = (gap <= wanted) | stalled | (done == MAX_ITERATIONS)
         if bool(good.any()):
             result = result.index_copy(0, rows[good], t[good])
             iterations[rows[good]] = done
-            rows, t, u, v, stalled = pick_rows(~good, rows, t, u, v, stalled)
+            rows, t, u, v, stalled, wanted = pick_rows(~good, rows, t, u, v, stalled, wanted)
             part = {"u": u, "v": v, "W": W, "b": b}
         if not len(rows):
             break
@@ -130,7 +132,7 @@ def _direction(
         solution, image = solution + step * search, image + step * search_image
         error = error - step * product
         new_size = (error * through(error)).sum(1, keepdim=True)
-        if bool((new_size <= wanted).all()):
+        if bool(((new_size <= wanted) | (step == 0)).all()):
             break
         search = error + torch.where(size > 0, new_size / size.clamp_min(1e-300), 0.0) * search
         size = new_size

@@ -99,25 +99,48 @@ def agree(
     SolveError
         If Clarabel fails on an instance.
     """
-    problem = subproblem.program()
+    # Refused here, before anything is solved, where there is no model to compare with.
+    subproblem.program()
     tensors = check_data(subproblem, data)
     if isinstance(choose_engine(subproblem, engine), str) and engine is None:
         raise UsageError(f"{subproblem.name!r} has no batched engine; name one to compare: engine='scs'.")
-    chosen = _draw(subproblem, tensors, sample, random_state)
+    chosen = take(subproblem, tensors, draw(subproblem, tensors, sample, random_state))
     solution = solve(subproblem, chosen, engine=engine, tolerance=tolerance)
+    return compare(subproblem, chosen, solution.values, solution.engine)
+
+
+def compare(
+    subproblem: Subproblem, data: Mapping[str, Tensor], values: Mapping[str, Tensor], engine: str
+) -> Agreement:
+    """Compare given answers with Clarabel's, one by one; see `agree`.
+
+    Raises
+    ------
+    SolveError
+        If Clarabel fails on an instance.
+    """
+    problem = subproblem.program()
     gaps, violations = [], []
-    for place in range(batch_size(subproblem, chosen)):
-        _set_parameters(subproblem, chosen, place)
+    for place in range(batch_size(subproblem, data)):
+        _set_parameters(subproblem, data, place)
         reference = solve_conic(problem, "clarabel")
-        if reference.status is not Status.SOLVED:
-            raise SolveError(f"the reference gave no point for instance {place}: {reference.status.value}")
+        # Clarabel's own point may miss the domain by rounding, where the model's objective is infinite.
         optimum = reference.objective
-        point = {name: value[place] for name, value in solution.values.items()}
-        objective, violation = evaluate(subproblem, point)
+        if reference.status is Status.SOLVED and not np.isfinite(optimum):
+            optimum, _ = evaluate(subproblem, {name: torch.as_tensor(v) for name, v in reference.values.items()})
+        if not np.isfinite(optimum):
+            raise SolveError(f"the reference gave no point for instance {place}: {reference.status.value}")
+        objective, violation = evaluate(subproblem, {name: value[place].cpu() for name, value in values.items()})
         gaps.append(abs(objective - optimum) / max(1.0, abs(optimum)))
         violations.append(violation)
     allowed = EXPONENTIAL_CONE if has_exponential_cones(problem) else EXACT
-    return Agreement(solution.engine, len(gaps), max(gaps), max(violations), allowed)
+    return Agreement(engine, len(gaps), max(gaps), max(violations), allowed)
+
+
+def draw(subproblem: Subproblem, data: Mapping[str, Tensor], sample: int, seed: int) -> Tensor:
+    """Places of at most `sample` instances of a batch, drawn by a seed."""
+    batch = batch_size(subproblem, data)
+    return torch.as_tensor(np.sort(np.random.default_rng(seed).permutation(batch)[:sample]))
 
 
 def evaluate(subproblem: Subproblem, values: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -144,9 +167,8 @@ def _assign(subproblem: Subproblem, values: Mapping[str, Tensor]) -> None:
     subproblem.complete()
 
 
-def _draw(subproblem: Subproblem, data: Mapping[str, Tensor], sample: int, seed: int) -> dict[str, Tensor]:
-    batch = batch_size(subproblem, data)
-    places = torch.as_tensor(np.sort(np.random.default_rng(seed).permutation(batch)[:sample]))
+def take(subproblem: Subproblem, data: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
+    """The data of some instances of a batch."""
     return {
         name: value if subproblem.is_shared(name) else value[places.to(value.device)] for name, value in data.items()
     }

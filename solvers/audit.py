@@ -9,7 +9,7 @@ import torch
 
 from ..formulations.fenchel_weight import FenchelWeight
 from ..formulations.formulation import Block, Step
-from .agreement import agree
+from .agreement import agree, compare, draw, take
 from .batch import solve
 from .solution import Solution
 
@@ -18,7 +18,7 @@ LARGEST_COUPLED_LAYER = 100_000
 
 
 def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, seed: int) -> dict[str, Any]:
-    """Re-solve a few real instances by Clarabel, and all of them from a cold start: zero in every variable.
+    """Compare the run's own answers to a few instances with Clarabel's, and count iterations from a cold start (zero).
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, s
     -------
     dict
         `block`, `engine`, mean `warm_iterations` and `cold_iterations`, and the figures of `Agreement`;
-        `note` where the comparison was reduced or is impossible, and why.
+        `note` where the comparison was reduced (the part is then solved again) or is impossible, and why.
     """
     zeros = {name: torch.zeros_like(value) for name, value in warm.state.items()}
     cold = solve(block.subproblem, block.data, warm_start=zeros, tolerance=tolerance)
@@ -48,7 +48,12 @@ def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, s
     if not block.subproblem.has_model:
         return found | {"agrees": None, "note": "the activation has no convex model to compare with"}
     subproblem, data, note = _within_reach(block)
-    result = agree(subproblem, data, sample=INSTANCES, random_state=seed)
+    if note:
+        result = agree(subproblem, data, sample=INSTANCES, random_state=seed)
+    else:
+        places = draw(subproblem, data, INSTANCES, seed)
+        answers = {name: value[places.to(value.device)] for name, value in warm.values.items()}
+        result = compare(subproblem, take(subproblem, data, places), answers, warm.engine)
     return found | asdict(result) | {"agrees": result.agrees, "note": note}
 
 

@@ -57,8 +57,8 @@ def solve(
         An earlier solution of the same instances, or values of variables, where the batched engines start. Clarabel has
         no starting point and SCS is started from the instance before; both leave it unused.
     tolerance : float
-        An instance is solved when its Fenchel-Young gap, relative to 1 + |objective|, and its violation are at
-        most this.
+        An instance is solved when its gap, relative to 1 + the size of the objective, and its violation are at most
+        this. Where nothing bounds the gap (weights without decay or proximal term) the relative gradient decides.
 
     Returns
     -------
@@ -79,13 +79,16 @@ def solve(
     >>> solve(block, {"u": np.zeros((1, 2)), "y": np.ones((1, 2))}).values["z"]
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
+    if not isinstance(subproblem, Subproblem):
+        raise UsageError(f"the subproblem is {subproblem!r}; expected a Subproblem, e.g. FenchelActivation(width=4).")
     if not isinstance(tolerance, Real) or not 0 < tolerance < 1:
         raise UsageError(f"tolerance is {tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
     tensors = check_data(subproblem, data)
     chosen = choose_engine(subproblem, engine)
     if isinstance(chosen, str):
         return solve_reference(subproblem, tensors, solver=chosen, tolerance=tolerance)
-    start = _starting_point(subproblem, warm_start, batch_size(subproblem, tensors))
+    batch, device = batch_size(subproblem, tensors), _device(subproblem, tensors)
+    start = _starting_point(subproblem, warm_start, batch, device)
     began = time.perf_counter()
     answer = chosen.run(subproblem, tensors, start, tolerance)
     seconds = time.perf_counter() - began
@@ -134,9 +137,9 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
     wrong += [f"missing {name!r}" for name in shapes if name not in data]
     if wrong:
         raise UsageError(f"{subproblem.name}: {', '.join(wrong)}; expected the data {', '.join(map(repr, shapes))}.")
-    tensors, batch = {}, None
+    tensors, batch, device = {}, None, _device(subproblem, data)
     for name, shape in shapes.items():
-        array = _as_tensor(f"{subproblem.name}: {name!r}", data[name])
+        array = _as_tensor(f"{subproblem.name}: {name!r}", data[name], device)
         if subproblem.is_shared(name):
             if tuple(array.shape) != shape:
                 raise UsageError(
@@ -157,27 +160,43 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
     return tensors
 
 
-def _as_tensor(what: str, values: Any) -> Tensor:
-    """Real numbers as a float64 tensor that nobody else writes to; tensors stay on their device."""
+def _device(subproblem: Subproblem, data: Mapping[str, Any]) -> torch.device:
+    """The one device of the tensors among the data; numpy arrays go there (the CPU where there are no tensors)."""
+    devices = {value.device for value in data.values() if isinstance(value, Tensor)}
+    if len(devices) > 1:
+        seen = ", ".join(sorted(map(str, devices)))
+        raise UsageError(f"{subproblem.name}: the data are on several devices ({seen}); expected one: move them.")
+    return devices.pop() if devices else torch.device("cpu")
+
+
+def _as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
+    """Real numbers as a float64 tensor on a device."""
     if isinstance(values, Tensor):
+        if values.device != device:
+            raise UsageError(f"{what} is on {values.device}, but the data are on {device}; move it there.")
         if values.is_complex():
             raise UsageError(f"{what} has type {values.dtype}; expected real numbers.")
         return values.detach().to(torch.float64)
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
         raise UsageError(f"{what} has type {array.dtype}; expected real numbers.")
-    return torch.as_tensor(np.array(array, dtype=np.float64))
+    return torch.as_tensor(np.array(array, dtype=np.float64), device=device)
 
 
 def _starting_point(
-    subproblem: Subproblem, warm_start: Solution | Mapping[str, Any] | None, batch: int
+    subproblem: Subproblem, warm_start: Solution | Mapping[str, Any] | None, batch: int, device: torch.device
 ) -> dict[str, Tensor]:
     """The warm start as checked tensors; empty where there is none."""
     if warm_start is None:
         return {}
-    given = (warm_start.state or warm_start.values) if isinstance(warm_start, Solution) else warm_start
     shapes = subproblem.start_shapes()
-    start = {name: _as_tensor(f"the warm start {name!r}", value) for name, value in given.items()}
+    if isinstance(warm_start, Solution):
+        # Answers of the reference hold auxiliary variables of the model too, which engines do not have.
+        values = warm_start.state or warm_start.values
+        given: Mapping[str, Any] = {name: value for name, value in values.items() if name in shapes}
+    else:
+        given = warm_start
+    start = {name: _as_tensor(f"the warm start {name!r}", value, device) for name, value in given.items()}
     for name, value in start.items():
         if name not in shapes:
             raise UsageError(f"the warm start has an unknown {name!r}; known: {', '.join(map(repr, shapes))}.")

@@ -64,7 +64,10 @@ class RunWriter:
     def __init__(
         self, out: str | Path, network: nn.Module, history: History, data: TrainingData, notes: dict[str, Any]
     ) -> None:
-        self.out, self.history, self.data, self.notes = Path(out), history, data, notes
+        self.out, self.history, self.notes = Path(out), history, notes
+        # Copied from the device and hashed once, not after every sweep.
+        self._inputs, self._targets = data.inputs.cpu().numpy(), data.plain
+        self._fingerprint = fingerprint(self._inputs, self._targets)
         self.network = read_network(network)
         self._sweeps_written = self._sweep = 0
         self._weights: dict[str, Tensor] = {}
@@ -92,9 +95,8 @@ class RunWriter:
     def _write(self) -> None:
         """The latest weights and everything but the history, each file whole or not at all."""
         (self.out / "weights").mkdir(exist_ok=True)
-        inputs = self.data.inputs.cpu().numpy()
-        if inputs.nbytes <= LARGEST_SAVED_DATA and not (self.out / "data.npz").exists():
-            _replace(self.out / "data.npz", lambda path: _save_arrays(path, inputs, self.data.plain))
+        if self._inputs.nbytes <= LARGEST_SAVED_DATA and not (self.out / "data.npz").exists():
+            _replace(self.out / "data.npz", lambda path: _save_arrays(path, self._inputs, self._targets))
         for path in (self.out / "weights" / f"{self._sweep:04d}.safetensors", self.out / "network.safetensors"):
             _replace(path, lambda path: save_file(self._weights, path))
         lines = "".join(to_line(audit) + "\n" for audit in self.history.audits)
@@ -117,7 +119,7 @@ class RunWriter:
             "random_state": self.history.settings["random_state"],
             "versions": versions(),
             "notes": self.notes,
-            "data_sha256": fingerprint(self.data.inputs.cpu().numpy(), self.data.plain),
+            "data_sha256": self._fingerprint,
             "stop_reason": self.history.stop_reason or "running, or stopped from outside",
             "last": last,
             "iterations_warm_and_cold": self.history.warm_and_cold(),

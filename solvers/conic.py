@@ -62,10 +62,11 @@ def has_exponential_cones(problem: cp.Problem) -> bool:
     return bool(data["dims"].exp)
 
 
-def solve_conic(problem: cp.Problem, solver: str) -> ConicAnswer:
+def solve_conic(problem: cp.Problem, solver: str, *, warm: bool = False) -> ConicAnswer:
     """Solve a program whose parameters have values, by ``"clarabel"`` or ``"scs"``.
 
-    The program is canonicalized once (it is DPP), unless it has very many parameters. The variables of the program
+    The program is canonicalized once (it is DPP), unless it has very many parameters. With `warm` SCS starts from the
+    last answer to this problem. The variables of the program
     hold the answer afterwards.
     """
     settings = SETTINGS[solver]
@@ -75,7 +76,7 @@ def solve_conic(problem: cp.Problem, solver: str) -> ConicAnswer:
         data, chain, inverse = problem.get_problem_data(
             solver.upper(), ignore_dpp=has_many_parameters(problem), solver_opts=settings
         )
-        raw = chain.solve_via_data(problem, data, warm_start=True, verbose=False, solver_opts=settings)
+        raw = chain.solve_via_data(problem, data, warm_start=warm, verbose=False, solver_opts=settings)
         try:
             problem.unpack_results(raw, chain, inverse)
         except cp.SolverError:

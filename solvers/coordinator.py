@@ -33,6 +33,7 @@ from .training_data import prepare, prepare_validation
 
 log = logging.getLogger("convexblocks")
 PATIENCE = 3
+UNDONE_PATIENCE = 8
 
 
 def fit(
@@ -140,16 +141,35 @@ def fit(
     }  # fmt: skip
     weights, biases = layered.parameters()
     history = History(settings)
-    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
     training = Training(
         layered, architecture, chosen, checked, tested, history, weights, biases, proximity, batch_size,
         block_tolerance, np.random.default_rng(random_state), on_event or (lambda event: None),
     )  # fmt: skip
+    history.records.append({"sweep": 0, **_first_measure(training), "cpu_seconds": 0.0})
+    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
     _train(training, writer, sweeps, tolerance, time_limit, audit_every)
     return history
 
 
+def _first_measure(training: Training) -> dict[str, Any]:
+    """Figures of the untrained network; refused where its outputs overflow."""
+    figures = measure(training)
+    if not figures["objective"] < float("inf"):
+        raise UsageError(
+            f"the objective of the untrained network is {figures['objective']}; expected a finite number: scale the "
+            "features, start from smaller weights, or take another activation."
+        )
+    return figures
+
+
 def _check_weights(network: LayeredNetwork) -> None:
+    trainable = [all(parameter.requires_grad for parameter in linear.parameters()) for linear in network.linears]
+    frozen = [place for place, free in enumerate(trainable) if not free]
+    if frozen:
+        raise UsageError(
+            f"linear layer {frozen[0]} of the network is frozen (requires_grad is False); expected weights that may be "
+            "trained: call requires_grad_(True), or train a network without this layer on its outputs."
+        )
     for place, arrays in enumerate(zip(*network.parameters(), strict=True)):
         if not all(bool(array.isfinite().all()) for array in arrays):
             raise UsageError(
@@ -170,7 +190,6 @@ def _train(
     audit_every: int
 ) -> None:
     history, began, cpu = training.history, time.perf_counter(), time.process_time()
-    history.records.append({"sweep": 0, **measure(training), "cpu_seconds": 0.0})
     try:
         if writer:
             writer.start(training.weights, training.biases)
@@ -199,8 +218,14 @@ def _train(
 def _stop_reason(history: History, tolerance: float, time_limit: float | None, seconds: float) -> str:
     if time_limit is not None and seconds >= time_limit:
         return f"the time limit of {time_limit:g} s is reached"
-    objectives = [record["objective"] for record in history.records[-PATIENCE - 1 :]]
-    falls = [before - after for before, after in pairwise(objectives)]
-    if len(falls) == PATIENCE and all(fall <= tolerance * abs(objectives[0]) for fall in falls) and tolerance > 0:
+    if not tolerance:
+        return ""
+    if [record.get("step") for record in history.records[-UNDONE_PATIENCE:]] == [0.0] * UNDONE_PATIENCE:
+        return f"{UNDONE_PATIENCE} sweeps in a row could not lower the objective, with raised multipliers either"
+    newest = history.records[-PATIENCE - 1 :]
+    falls = [before["objective"] - after["objective"] for before, after in pairwise(newest)]
+    # A sweep that was undone says nothing yet: the next one tries with raised multipliers.
+    done = all(record.get("step") != 0.0 for record in newest)
+    if done and len(falls) == PATIENCE and all(fall <= tolerance * abs(newest[0]["objective"]) for fall in falls):
         return f"the objective fell by less than a fraction {tolerance:g} in {PATIENCE} sweeps in a row"
     return ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """Records of a training run.
 
@@ -18,7 +18,8 @@ class History:
     records : list of dict
         One for each sweep; the first (sweep 0) describes the untrained network. Keys: `sweep`; `true_loss` (sum over
         the training samples, of the deployed network), `penalty` and their sum `objective`;
-        `lifted_estimate` (the lifted objective after the activation blocks: an estimate, not a bound) and `layer_gaps`
+        `lifted_estimate` (the lifted objective after the activation blocks: an estimate, not a bound; with mini-batches
+        the sum over batches, each at the weights it met) and `layer_gaps`
         (B_l, summed over samples); `blocks` (engine, iterations, seconds, worst residuals, unsolved
         instances of each block); `step` (1 unless the safeguard shortened the move), `proximity`,
         `tightening` (by how much the formulation's multipliers were raised after sweeps without descent),
@@ -34,6 +35,12 @@ class History:
     records: list[dict[str, Any]] = field(default_factory=list)
     audits: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return "History(no sweeps)"
+        last = self.last
+        return f"History({last['sweep']} sweeps, true_loss={last['true_loss']:.6g}, objective={last['objective']:.6g})"
 
     @property
     def last(self) -> dict[str, Any]:

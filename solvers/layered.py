@@ -205,7 +205,8 @@ def build_network(
         raise UsageError(f"the layer widths are {widths}; expected 1 unit or more in every layer: choose more.")
     modules: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+        # torch.manual_seed would seed the generators of all CUDA devices too, and nothing would restore them.
+        torch.random.default_generator.manual_seed(random_state)
         for inputs, outputs in pairwise(widths):
             modules += [nn.Linear(inputs, outputs, dtype=dtype), activation_module(which)]
     return nn.Sequential(*modules[:-1])

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..formulations.fenchel_output import FenchelOutput
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, pick_rows
+from .rows import backtrack, pick_rows, wanted_gap
+from .solution import decisive
 
 MAX_ITERATIONS = 100
 
@@ -37,13 +38,14 @@ def run(subproblem: FenchelOutput, data: Data, start: Data, tolerance: float) ->
     iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
     rows = torch.arange(len(u), device=u.device)
     stalled = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    wanted = wanted_gap(subproblem, {"z": u}, data, tolerance)
     for done in range(MAX_ITERATIONS + 1):
-        gap = subproblem.residuals({"z": z}, {"u": u, "y": y}).gap
-        good = (gap <= tolerance) | stalled | (done == MAX_ITERATIONS)
+        gap = decisive(subproblem.residuals({"z": z}, {"u": u, "y": y}))
+        good = (gap <= wanted) | stalled | (done == MAX_ITERATIONS)
         if bool(good.any()):
             result = result.index_copy(0, rows[good], z[good])
             iterations[rows[good]] = done
-            rows, z, u, y, stalled = pick_rows(~good, rows, z, u, y, stalled)
+            rows, z, u, y, stalled, wanted = pick_rows(~good, rows, z, u, y, stalled, wanted)
         if not len(rows):
             break
         z, stalled = _step(subproblem, {"u": u, "y": y}, z)
@@ -59,7 +61,7 @@ def _step(subproblem: FenchelOutput, data: Data, z: Tensor) -> tuple[Tensor, Ten
 
     slope = (gradient * direction).sum(1)
     steps, _ = backtrack(objective, subproblem.objective({"z": z}, data), slope)
-    return z + steps[:, None] * direction, steps == 0
+    return torch.where(steps[:, None] > 0, z + steps[:, None] * direction, z), steps == 0
 
 
 def _solve_hessian(subproblem: FenchelOutput, z: Tensor, gradient: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def solve_reference(
     for place in range(batch):
         for name, values in per_instance.items():
             parameters[name].value = values[place]
-        answers.append(solve_conic(problem, solver))
+        answers.append(solve_conic(problem, solver, warm=place > 0))
         if place == 0:
             first = time.perf_counter() - began
     seconds = time.perf_counter() - began
@@ -87,10 +87,11 @@ def _collect(
         for label, shape in shapes.items()
         if any(label in answer.duals for answer in answers)
     }
-    residuals = subproblem.residuals(values, data) or _measured(answers, device)
+    own = subproblem.residuals(values, data)
+    residuals = own or _measured(answers, device)
     statuses = tuple(
         answer.status if answer.status is not Status.SOLVED else judged
-        for answer, judged in zip(answers, judge(residuals, tolerance), strict=True)
+        for answer, judged in zip(answers, judge(residuals, tolerance, gap_bounds=own is not None), strict=True)
     )
     iterations = torch.tensor([answer.iterations for answer in answers], device=device)
     return Solution(values, residuals, statuses, iterations, solver, *seconds, duals)

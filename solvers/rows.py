@@ -7,10 +7,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..formulations.subproblem import Subproblem
+from .engine import Data
+from .solution import decisive
+
 
 def pick_rows(keep: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
     """The rows of every array for which `keep` holds."""
     return tuple(array[keep] for array in arrays)
+
+
+def wanted_gap(subproblem: Subproblem, values: Data, data: Data, tolerance: float) -> Tensor:
+    """Gap at which an engine stops, for every instance: the tolerance, and a hundredth of the gap at a plain start.
+
+    The second matters where multipliers are large: the lifted activations then move so little that the start already
+    meets the tolerance. It is never below rounding.
+    """
+    residuals = subproblem.residuals(values, data)
+    assert residuals is not None, "an engine needs a subproblem with batched residuals"
+    return (decisive(residuals) / 100).clamp(1e-14, tolerance).nan_to_num(tolerance)
 
 
 def backtrack(

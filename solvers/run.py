@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,11 @@ class Run:
         The folder.
     """
 
-    saved: SavedRun
-    data: tuple[np.ndarray, np.ndarray] | None
+    saved: SavedRun = field(repr=False)
+    data: tuple[np.ndarray, np.ndarray] | None = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.history!r})"
 
     @property
     def module(self) -> nn.Sequential:
@@ -133,9 +136,9 @@ class Run:
             inputs = (inputs - np.asarray(scaling["shift"])) / np.asarray(scaling["scale"])
         layered = read_network(self.module)
         with torch.no_grad():
-            output = self.module(torch.as_tensor(inputs, dtype=layered.dtype))
+            output = self.module(torch.as_tensor(inputs, dtype=layered.dtype, device=layered.device))
         loss = find_loss(self.settings["loss"])
-        return loss.predict(output.numpy())
+        return loss.predict(output)
 
     def subproblem(self, layer: int, sample: int, sweep: int | None = None) -> cp.Problem:
         """One activation block instance as a live cvxpy Problem with its values; see `instance`."""
@@ -167,8 +170,9 @@ class Run:
         formulation = self._formulation(sweep)
         steps = [step for group in formulation.groups(architecture) for step in group if step.block != "weight"]
         if layer not in [step.layer for step in steps]:
-            layers = ", ".join(str(step.layer) for step in reversed(steps)) or "none"
-            raise UsageError(f"the run has no activation block of layer {layer}; it has blocks of the layers {layers}.")
+            layers = ", ".join(str(step.layer) for step in reversed(steps))
+            there = f"expected one of the layers {layers}" if layers else "its network has no hidden layer to show"
+            raise UsageError(f"the run has no activation block of layer {layer}; {there}.")
         formulation.start(architecture, state)
         for step in steps:
             block = formulation.gather(step, architecture, state)
@@ -189,6 +193,8 @@ class Run:
 
     def _state(self, architecture: Architecture, sample: int, sweep: int) -> LiftedState:
         last = int(self.history.last["sweep"])
+        if last == 0:
+            raise UsageError(f"the run {str(self.path)!r} ended before its first sweep; train it again.")
         if not 1 <= sweep <= last:
             raise UsageError(f"the run has no sweep {sweep}; it has the sweeps 1 to {last}.")
         X, y = self._training_data()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,11 @@ def rebalance(architecture: Architecture, weights: list[Tensor], biases: list[Te
         weights[layer] = weights[layer] * scale[:, None]
         biases[layer] = biases[layer] * scale
         weights[layer + 1] = weights[layer + 1] / scale
+
+
+def all_finite(arrays: Iterable[Tensor]) -> bool:
+    """Whether no entry of any array is NaN or infinite."""
+    return all(bool(array.isfinite().all()) for array in arrays)
 
 
 def objective(architecture: Architecture, network: LayeredNetwork, state: LiftedState) -> float:
@@ -62,8 +69,7 @@ def accept(
             for was, now in zip(old, new, strict=True)
         )
         # Saturating activations can hide an infinite weight from the objective.
-        finite = all(bool(array.isfinite().all()) for array in (*state.weights, *state.biases))
-        if finite and objective(architecture, network, state) < before:
+        if all_finite([*state.weights, *state.biases]) and objective(architecture, network, state) < before:
             return step
         step /= 2
     state.weights, state.biases = list(old[0]), list(old[1])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 from ..formulations.subproblem import Residuals
@@ -21,8 +22,8 @@ class Status(Enum):
 
     SOLVED = "solved: the residuals on the original program meet the tolerance"
     INACCURATE = (
-        "inaccurate: the best point found misses the tolerance; loosen `tolerance`, allow more iterations, "
-        "or take engine='clarabel'"
+        "inaccurate: the best point found misses the tolerance; loosen `tolerance`, take engine='clarabel', or choose "
+        "multipliers less far apart"
     )
     INFEASIBLE = "infeasible: no point meets the constraints; look at this instance's data"
     UNBOUNDED = "unbounded: the objective falls without end; add a proximal term, weight decay or bounds"
@@ -90,8 +91,22 @@ class SolveError(RuntimeError):
     """An instance was not solved to the tolerance that was asked for."""
 
 
-def judge(residuals: Residuals, tolerance: float) -> tuple[Status, ...]:
-    """Status of every instance from its residuals: the gap decides, stationarity where the gap is infinite."""
-    gap = residuals.gap.where(residuals.gap.isfinite(), residuals.stationarity)
-    good = (residuals.feasibility <= tolerance) & (gap <= tolerance)
+def judge(residuals: Residuals, tolerance: float, *, gap_bounds: bool = True) -> tuple[Status, ...]:
+    """Status of every instance from its residuals.
+
+    With `gap_bounds` (the package's blocks) the gap decides, because it bounds the error; without (other programs) the
+    stationarity has to be small as well.
+    """
+    good = (residuals.feasibility <= tolerance) & (decisive(residuals) <= tolerance)
+    if not gap_bounds:
+        good = good & (residuals.stationarity <= tolerance)
     return tuple(Status.SOLVED if ok else Status.INACCURATE for ok in good.tolist())
+
+
+def decisive(residuals: Residuals) -> Tensor:
+    """What decides whether an instance is solved: its gap, or its stationarity where nothing bounds the gap.
+
+    That is the case for weights without any curvature (no weight decay and no proximal term).
+    """
+    gap: Tensor = residuals.gap
+    return torch.where(gap.isfinite(), gap, residuals.stationarity)

@@ -25,7 +25,7 @@ from .audit import audit_block
 from .batch import solve
 from .history import History
 from .layered import LayeredNetwork
-from .safeguards import accept, curvature, objective, rebalance
+from .safeguards import accept, all_finite, curvature, objective, rebalance
 from .solution import Solution, Status
 from .training_data import TrainingData
 
@@ -91,6 +91,7 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
         "blocks": {},
     }
     batches = _batches(training)
+    undone = False
     try:
         for place, rows in enumerate(batches):
             state = _state(training, rows)
@@ -98,7 +99,7 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
             training.weights, training.biases = state.weights, state.biases
         whole.weights, whole.biases = training.weights, training.biases
     except _OverflowError:
-        whole.weights, whole.biases = old
+        undone, (whole.weights, whole.biases) = True, old
     if len(batches) == 1:
         record["step"] = accept(architecture, network, whole, old, before)
         training.proximity *= SHRINK if record["step"] == 1 else GROW if record["step"] else GROW**2
@@ -108,8 +109,9 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
         # Mini-batches may raise the objective; only a sweep that leaves the finite numbers is undone.
         whole.weights, whole.biases = network.round(whole.weights), network.round(whole.biases)
         after = objective(architecture, network, whole)
-        record["step"] = 1.0 if after < float("inf") else 0.0
-        training.proximity *= 1.0 if after < before else GROW
+        sound = not undone and after < float("inf") and all_finite([*whole.weights, *whole.biases])
+        record["step"] = 1.0 if sound else 0.0
+        training.proximity *= 1.0 if sound and after < before else GROW
         if not record["step"]:
             whole.weights, whole.biases = old
     training.weights, training.biases = whole.weights, whole.biases
@@ -148,7 +150,7 @@ def _solve_blocks(
             _add_lifted(formulation, architecture, state, record)
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
-        if not all(bool(array.isfinite().all()) for array in block.data.values()):
+        if not all_finite(block.data.values()) or not all_finite(block.start.values()):
             raise _OverflowError
         warm = _better_start(block, _recall(training, step, rows))
         solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..formulations.fenchel_weight import FenchelWeight
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, pick_rows
+from .rows import backtrack, pick_rows, wanted_gap
+from .solution import decisive
 
 MAX_ITERATIONS = 100
 MAX_INNER_ITERATIONS = 250
@@ -43,15 +44,15 @@ def run(subproblem: FenchelWeight, data: Data, start: Data, tolerance: float) ->
     factor = _gram_factor(subproblem, data["X"])
     names = ["v", *(old for _, old in _pairs(subproblem))]
     part = dict(data)
+    present = {name: data[old] for name, old in _pairs(subproblem)}
+    wanted = wanted_gap(subproblem, present, data, tolerance)
     for done in range(MAX_ITERATIONS + 1):
-        residuals = subproblem.residuals(values, part)
-        gap = torch.where(residuals.gap.isfinite(), residuals.gap, residuals.stationarity)
-        good = (gap <= tolerance) | stalled | (done == MAX_ITERATIONS)
+        good = (decisive(subproblem.residuals(values, part)) <= wanted) | stalled | (done == MAX_ITERATIONS)
         if bool(good.any()):
             for name in result:
                 result[name][rows[good]] = values[name][good]
             iterations[rows[good]] = done
-            rows, stalled = pick_rows(~good, rows, stalled)
+            rows, stalled, wanted = pick_rows(~good, rows, stalled, wanted)
             values = {name: value[~good] for name, value in values.items()}
             part |= {name: part[name][~good] for name in names}
         if not len(rows):
@@ -100,8 +101,11 @@ def _gram_factor(subproblem: FenchelWeight, X: Tensor) -> Tensor:
     gram = subproblem.multiplier * steepest * columns.T @ columns
     gram.diagonal().add_(_ridge(subproblem, X))
     # Dependent columns without any ridge leave the matrix singular; a preconditioner only has to be definite.
-    gram.diagonal().add_(1e-12 * gram.diagonal().mean() + torch.finfo(X.dtype).tiny)
-    return torch.linalg.cholesky(gram)
+    gram.diagonal().mul_(1 + 1e-12).add_(torch.finfo(X.dtype).tiny)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if int(failed):
+        return torch.diag(gram.diagonal().clamp_min(torch.finfo(X.dtype).tiny).sqrt())
+    return factor
 
 
 def _step(
@@ -112,12 +116,28 @@ def _step(
     gradient = _pack(subproblem, subproblem.gradient(values, data))
     direction = _direction(subproblem, data, values, gradient, factor)
 
-    def objective(steps: Tensor) -> Tensor:
-        return subproblem.objective(_unpack(subproblem, here + steps[:, None, None] * direction), data)
+    def moved(steps: Tensor, direction: Tensor) -> Tensor:
+        return torch.where(steps[:, None, None] > 0, here + steps[:, None, None] * direction, here)
 
-    slope = (gradient * direction).sum((1, 2))
-    steps, _ = backtrack(objective, subproblem.objective(values, data), slope)
-    return _unpack(subproblem, here + steps[:, None, None] * direction), steps == 0
+    def search(direction: Tensor) -> Tensor:
+        def objective(steps: Tensor) -> Tensor:
+            return subproblem.objective(_unpack(subproblem, moved(steps, direction)), data)
+
+        slope = (gradient * direction).sum((1, 2))
+        return backtrack(objective, subproblem.objective(values, data), slope)[0]
+
+    steps = search(direction)
+    if bool((steps == 0).any()):
+        # Far from the solution a kinked Hessian can miss most of the curvature; the majorizer never does.
+        safe = torch.where((steps == 0)[:, None, None], -_precondition(gradient, factor), direction)
+        steps, direction = torch.where(steps == 0, search(safe), steps), safe
+    return _unpack(subproblem, moved(steps, direction)), steps == 0
+
+
+def _precondition(residual: Tensor, factor: Tensor) -> Tensor:
+    """Solve with the shared Gram matrix, for every unit."""
+    flat = residual.reshape(-1, residual.shape[-1])
+    return torch.cholesky_solve(flat.T, factor).T.reshape(residual.shape)
 
 
 def _direction(
@@ -135,15 +155,11 @@ def _direction(
             bent = curve(direction[:, 0] @ columns.T)[:, None]
         return subproblem.multiplier * bent @ columns + ridge * direction
 
-    def precondition(residual: Tensor) -> Tensor:
-        flat = residual.reshape(-1, residual.shape[-1])
-        return torch.cholesky_solve(flat.T, factor).T.reshape(residual.shape)
-
     def inner(left: Tensor, right: Tensor) -> Tensor:
         return (left * right).sum((1, 2))[:, None, None]
 
     solution, residual = torch.zeros_like(gradient), -gradient
-    search = precondition(residual)
+    search = _precondition(residual, factor)
     size = first = inner(residual, search)
     wanted = first * torch.clamp(first, 1e-8, 1e-2)
     for _ in range(MAX_INNER_ITERATIONS):
@@ -151,7 +167,7 @@ def _direction(
         curvature = inner(search, product)
         step = torch.where(curvature > 0, size / curvature.clamp_min(1e-300), 0.0)
         solution, residual = solution + step * search, residual - step * product
-        scaled = precondition(residual)
+        scaled = _precondition(residual, factor)
         new_size = inner(residual, scaled)
         if bool(((new_size <= wanted) | (step == 0)).all()):
             break
@@ -160,7 +176,7 @@ def _direction(
     # A direction of zero curvature and nonzero slope only arises without any ridge: fall back to the
     # preconditioned gradient.
     flat = inner(solution, solution) == 0
-    return torch.where(flat, precondition(-gradient), solution)
+    return torch.where(flat, _precondition(-gradient, factor), solution)
 
 
 ENGINE = Engine(

@@ -446,7 +446,7 @@ def test_instance_that_does_not_exist_is_refused(
 
 def test_network_without_hidden_layers_has_no_blocks_to_show(tmp_path: Path) -> None:
     written(tmp_path / "run", SOFTMAX, "relu", ())
-    with pytest.raises(UsageError, match="it has blocks of the layers none"):
+    with pytest.raises(UsageError, match="its network has no hidden layer"):
         load(tmp_path / "run").subproblem(1, 0)
 
 
