@@ -219,7 +219,8 @@ def _check_labels(y: np.ndarray) -> None:
         some = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
         raise UsageError(
             f"there are {len(seen)} different labels, {some}; expected the numbers 0 to {len(seen) - 1}. Number the "
-            "classes 0, 1, ..., K-1; or, if these are amounts and no classes, choose the task 'regression' (--task regression)."
+            "classes 0, 1, ..., K-1; or, if these are amounts and no classes, choose the task 'regression' "
+            "(--task regression)."
         )
 
 
