@@ -159,6 +159,9 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
 
 def tell_notes(compared: list[dict[str, Any]]) -> None:
     """Say what the lifted value is, and how the baselines were trained."""
-    say(f"The {LIFTED}, penalty included, is where the activation blocks of the last sweep left it; it bounds nothing.")
+    say(
+        f"The {LIFTED}, penalty included, is where the activation blocks of the last sweep left it; it proves nothing "
+        "about the least loss."
+    )
     for method in compared:
         say(f"{method['name']}: {method['note']}.")

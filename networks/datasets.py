@@ -217,8 +217,9 @@ def _check_labels(y: np.ndarray) -> None:
     seen = np.unique(y)
     if not np.array_equal(seen, np.arange(len(seen))):
         some = ", ".join(map(str, seen[:5])) + (", ..." if len(seen) > 5 else "")
+        wanted = ", ".join(map(str, range(len(seen)))) if len(seen) <= 3 else f"0, 1, ..., {len(seen) - 1}"
         raise UsageError(
-            f"there are {len(seen)} different labels, {some}; expected the numbers 0 to {len(seen) - 1}. Number the "
+            f"there are {len(seen)} different labels, {some}; expected {wanted}. Number the "
             "classes 0, 1, ..., K-1; or, if these are amounts and no classes, choose the task 'regression' "
             "(--task regression)."
         )

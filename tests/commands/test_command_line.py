@@ -25,10 +25,15 @@ from convexblocks.solvers import ENGINES, load
 COMMAND = [sys.executable, "-m", "convexblocks.commands.main"]
 
 
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(words: list[str], folder: Path, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {"COLUMNS": "80", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*COMMAND, *words], cwd=folder, env=environment, text=True,
+        # A shell that starts the tests in the background makes them ignore Ctrl-C, and children inherit that.
+        [*COMMAND, *words], cwd=folder, env=environment, text=True, preexec_fn=_hear_interrupts,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )  # fmt: skip
 

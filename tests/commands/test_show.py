@@ -110,8 +110,8 @@ def test_bad_requests_of_blocks(words: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--layer", "3"], "blocks of the layers 1, 2"),
-        (["--layer", "0"], "blocks of the layers 1, 2"),
+        (["--layer", "3"], "one of the layers 1, 2"),
+        (["--layer", "0"], "one of the layers 1, 2"),
         (["--sample", "120"], "samples 0 to 119"),
         (["--sample", "-1"], "samples 0 to 119"),
         (["--sweep", "4"], "sweeps 1 to 3"),

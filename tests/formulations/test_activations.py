@@ -274,7 +274,9 @@ def kinks(phi: Activation) -> tuple[float, ...]:
 def test_slope_is_the_derivative_away_from_kinks(name: str, data: st.DataObject) -> None:
     phi = activation(name)
     u = data.draw(points(name, (4,)))
-    assume(all(abs(u - kink).min() > 1e-3 for kink in kinks(phi)))
+    # Moved off the kinks: filtering them out would discard most of what hypothesis likes to draw.
+    for kink in kinks(phi):
+        u = np.where(abs(u - kink) < 1e-3, kink + 0.01, u)
     numeric = (phi.phi(u + 1e-5) - phi.phi(u - 1e-5)) / 2e-5
     # atol: ELU is smooth with a jump of its second derivative, which the difference sees.
     np.testing.assert_allclose(phi.slope(u), numeric, rtol=1e-6, atol=1e-5)
