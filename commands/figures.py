@@ -29,7 +29,7 @@ CAPTIONS = {
     "residuals": "Largest relative gap over the instances of a block, measured on the original program; "
     "dashed: the tolerance.",
     "seconds": "Wall time of the solves of each block.",
-    "starts": "Mean iterations of each block in the audited sweeps.",
+    "starts": "Mean iterations of each block, counted in the audited sweeps (or in one sweep).",
 }
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
@@ -54,7 +54,7 @@ def draw_all(history: History, baselines: list[dict[str, Any]]) -> list[dict[str
             ("Residuals", CAPTIONS["residuals"], _residuals),
             ("Seconds of the blocks", CAPTIONS["seconds"], _seconds),
         ]
-    if history.audits:
+    if history.warm_and_cold():
         plans.append(("Warm and cold starts", CAPTIONS["starts"], _warm_and_cold))
     return [
         {"title": title, "caption": caption, "svg": _svg(title, draw, history, baselines)}

@@ -158,7 +158,7 @@ class FenchelActivation(Subproblem):
         return Residuals(
             self.activation.violation(values["x"]),
             largest_entry(x - self.activation.phi(t)) / (1 + largest_entry(x)),
-            relative_gap(gap, self.size({"x": x}, data), self.objective({"x": x}, data)),
+            relative_gap(gap, self.size({"x": x}, data), lambda: self.objective({"x": x}, data)),
         )
 
     def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:

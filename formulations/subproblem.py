@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -182,10 +182,12 @@ class Subproblem(ABC):
         return render_html(self.program(), self.describe())
 
 
-def relative_gap(gap: Array, size: Array, objective: Array) -> Array:
+def relative_gap(gap: Array, size: Array, objective: Callable[[], Array]) -> Array:
     """A gap over 1 + size, or over 1 + |objective| where a target out of range makes the size infinite."""
-    scale = library(gap).where(size < float("inf"), size, abs(objective))
-    return gap / (1 + scale)
+    finite = size < float("inf")
+    if bool(finite.all()):
+        return gap / (1 + size)
+    return gap / (1 + library(gap).where(finite, size, abs(objective())))
 
 
 def require_size(**sizes: int) -> None:

@@ -37,14 +37,7 @@ def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, s
         `block`, `engine`, mean `warm_iterations` and `cold_iterations`, and the figures of `Agreement`;
         `note` where the comparison was reduced (the part is then solved again) or is impossible, and why.
     """
-    zeros = {name: torch.zeros_like(value) for name, value in warm.state.items()}
-    cold = solve(block.subproblem, block.data, warm_start=zeros, tolerance=tolerance)
-    found: dict[str, Any] = {
-        "block": step.label,
-        "engine": warm.engine,
-        "warm_iterations": float(warm.iterations.double().mean()),
-        "cold_iterations": float(cold.iterations.double().mean()),
-    }
+    found = {"block": step.label, "engine": warm.engine, **count_iterations(block, warm, tolerance)}
     if not block.subproblem.has_model:
         return found | {"agrees": None, "note": "the activation has no convex model to compare with"}
     subproblem, data, note = _within_reach(block)
@@ -55,6 +48,16 @@ def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, s
         answers = {name: value[places.to(value.device)] for name, value in warm.values.items()}
         result = compare(subproblem, take(subproblem, data, places), answers, warm.engine)
     return found | asdict(result) | {"agrees": result.agrees, "note": note}
+
+
+def count_iterations(block: Block, warm: Solution, tolerance: float) -> dict[str, Any]:
+    """Mean iterations of the run's own solution and of one from a cold start: zero in every variable."""
+    zeros = {name: torch.zeros_like(value) for name, value in warm.state.items()}
+    cold = solve(block.subproblem, block.data, warm_start=zeros, tolerance=tolerance)
+    return {
+        "warm_iterations": float(warm.iterations.double().mean()),
+        "cold_iterations": float(cold.iterations.double().mean()),
+    }
 
 
 def _within_reach(block: Block) -> tuple[Any, dict[str, Any], str]:

@@ -34,6 +34,7 @@ from .training_data import prepare, prepare_validation
 log = logging.getLogger("convexblocks")
 PATIENCE = 3
 UNDONE_PATIENCE = 8
+COUNTED_SWEEP = 3
 
 
 def fit(
@@ -195,7 +196,9 @@ def _train(
             writer.start(training.weights, training.biases)
         for sweep in range(1, sweeps + 1):
             audit = bool(audit_every) and (sweep - 1) % audit_every == 0
-            record = {"sweep": sweep, **run_sweep(training, sweep, audit)}
+            # A run without audits counts the iterations of cold starts once, when there is a past to start from.
+            count = not audit_every and sweep == min(COUNTED_SWEEP, sweeps)
+            record = {"sweep": sweep, **run_sweep(training, sweep, audit, count)}
             record |= {**measure(training), "cpu_seconds": time.process_time() - cpu - training.audit_seconds}
             training.network.write(training.weights, training.biases)
             history.records.append(record)

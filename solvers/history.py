@@ -52,15 +52,19 @@ class History:
         return [record.get(key) for record in self.records]
 
     def warm_and_cold(self) -> dict[str, dict[str, float]]:
-        """Mean iterations of each block from warm and from cold starts, over the audited sweeps."""
+        """Mean iterations of each block from warm and from cold starts.
+
+        Over the audited sweeps; in a run without audits of its third sweep (`starts` in that record).
+        """
+        counted = self.audits or [start for record in self.records for start in record.get("starts", [])]
         sums: dict[str, list[tuple[float, float]]] = {}
-        for audit in self.audits:
-            sums.setdefault(audit["block"], []).append((audit["warm_iterations"], audit["cold_iterations"]))
+        for found in counted:
+            sums.setdefault(found["block"], []).append((found["warm_iterations"], found["cold_iterations"]))
         return {
             block: {
                 "warm": sum(warm for warm, _ in pairs) / len(pairs),
                 "cold": sum(cold for _, cold in pairs) / len(pairs),
-                "audited_sweeps": len(pairs),
+                "sweeps": len(pairs),
             }
             for block, pairs in sums.items()
         }

@@ -21,7 +21,7 @@ from ..formulations.formulation import (
     penalty,
     training_objective,
 )
-from .audit import audit_block
+from .audit import audit_block, count_iterations
 from .batch import solve
 from .history import History
 from .layered import LayeredNetwork
@@ -76,8 +76,11 @@ def measure(training: Training) -> dict[str, Any]:
     return figures
 
 
-def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
-    """Run one sweep; the training ends with the accepted weights. Gives the sweep's record."""
+def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[str, Any]:
+    """Run one sweep; the training ends with the accepted weights. Gives the sweep's record.
+
+    With `audit` its first batch is compared with Clarabel; with `count` only its iterations with those of cold starts.
+    """
     architecture, network = training.architecture, training.network
     rebalance(architecture, training.weights, training.biases)
     old = (training.weights, training.biases)
@@ -95,7 +98,8 @@ def run_sweep(training: Training, sweep: int, audit: bool) -> dict[str, Any]:
     try:
         for place, rows in enumerate(batches):
             state = _state(training, rows)
-            _solve_blocks(training, state, rows, record, sweep if audit and place == 0 else None)
+            first = place == 0
+            _solve_blocks(training, state, rows, record, sweep if audit and first else None, count and first)
             training.weights, training.biases = state.weights, state.biases
         whole.weights, whole.biases = training.weights, training.biases
     except _OverflowError:
@@ -134,7 +138,7 @@ def _state(training: Training, rows: Rows) -> LiftedState:
 
 
 def _solve_blocks(
-    training: Training, state: LiftedState, rows: Rows, record: dict[str, Any], audit: int | None
+    training: Training, state: LiftedState, rows: Rows, record: dict[str, Any], audit: int | None, count: bool
 ) -> None:
     """Solve all blocks of one batch in order; the state ends with the new weights."""
     formulation = training.formulation.tightened(training.tightening)
@@ -161,6 +165,11 @@ def _solve_blocks(
             training.audit_seconds += time.process_time() - began
             training.history.audits.append(found)
             training.emit({"event": "audit", "audit": found})
+        if count:
+            began = time.process_time()
+            found = {"block": step.label, **count_iterations(block, solution, training.tolerance)}
+            training.audit_seconds += time.process_time() - began
+            record.setdefault("starts", []).append(found)
         if step.block == "activation":
             _remember(training, step, rows, solution)
         formulation.scatter(step, architecture, state, solution.values)

@@ -85,7 +85,7 @@ def test_warm_starts_need_fewer_iterations_than_cold_ones(audited: History) -> N
     found = audited.warm_and_cold()
     assert set(found) == {"activation 1", "weight 1", "weight 2"}
     for figures in found.values():
-        assert figures["audited_sweeps"] >= 2
+        assert figures["sweeps"] >= 2
         assert figures["warm"] < figures["cold"]
 
 

@@ -169,7 +169,7 @@ def test_engines_agree_with_clarabel_on_instances_of_the_run(digits: tuple[nn.Se
 def test_warm_starts_save_iterations_on_digits(digits: tuple[nn.Sequential, History]) -> None:
     found = digits[1].warm_and_cold()
     assert set(found) == {"activation 1", "weight 1", "weight 2"}
-    assert all(figures["audited_sweeps"] == 2 for figures in found.values())
+    assert all(figures["sweeps"] == 2 for figures in found.values())
     assert all(figures["warm"] < figures["cold"] for figures in found.values())
 
 
@@ -598,7 +598,7 @@ def test_audit_counts_the_iterations_of_warm_and_cold_starts() -> None:
     assert list(found) == list(history.last["blocks"])
     for name, figures in found.items():
         of_block = [audit for audit in history.audits if audit["block"] == name]
-        assert figures["audited_sweeps"] == len(of_block) == 3
+        assert figures["sweeps"] == len(of_block) == 3
         assert figures["cold"] == pytest.approx(np.mean([audit["cold_iterations"] for audit in of_block]))
         assert figures["warm"] == pytest.approx(np.mean([audit["warm_iterations"] for audit in of_block]))
     assert sum(f["warm"] for f in found.values()) < sum(f["cold"] for f in found.values())

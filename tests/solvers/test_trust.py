@@ -192,3 +192,14 @@ def test_a_network_is_built_without_touching_any_global_generator() -> None:
 def test_solve_says_what_it_expects_instead_of_a_name() -> None:
     with pytest.raises(UsageError, match="expected a Subproblem"):
         solve("fenchel.activation", {})  # type: ignore[arg-type]
+
+
+def test_every_run_counts_the_iterations_of_cold_starts() -> None:
+    X, y = load_digits(return_X_y=True)
+    network = build_network((64, 8, 10), "relu", random_state=0)
+    history = fit(network, (X[:200] / 16, y[:200]), sweeps=4)
+    found = history.warm_and_cold()
+    assert set(found) == {"activation 1", "weight 1", "weight 2"}
+    assert all(figures["sweeps"] == 1 for figures in found.values())
+    assert found["weight 1"]["warm"] < found["weight 1"]["cold"]
+    assert [record["sweep"] for record in history.records if "starts" in record] == [3]
