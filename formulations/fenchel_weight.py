@@ -208,7 +208,8 @@ class FenchelWeight(Subproblem):
             square = (slope**2).reshape(batch, -1).sum(-1) / 2
             gap = gap + (square / curvature if curvature else library(gap).where(square > 0, np.inf, 0.0 * gap))
             size = library(size).maximum(size, largest_entry(slope / (1 + pulls[name])))
-        return Residuals(0.0 * size, size, relative_gap(gap, self.size(values, data), lambda: self.objective(values, data)))
+        relative = relative_gap(gap, self.size(values, data), lambda: self.objective(values, data))
+        return Residuals(0.0 * size, size, relative)
 
     def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         # multiplier * B(v, u) and the quadratic terms.
