@@ -11,7 +11,8 @@ and x = phi(t) never leaves the range. With D = phi'(t), E = phi_next'(z), Newto
 gradients IN THAT INNER PRODUCT need no division by D: saturated units (D = 0) and the simplex (D singular)
 are no special cases.
 
-The step is damped by Armijo backtracking on the objective along a path whose tangent is Newton's direction. A
+The step is damped by Armijo backtracking on the objective along a path whose tangent is Newton's direction
+(to the accuracy of the conjugate gradients). A
 unit whose own equation is nearly linear in t moves as t + step dt; one whose equation is nearly linear in x (the
 term above dominates: r (W' E W)_ii D_i >= 1) moves as x + step dx, and never more than 0.9 of the way to an end of the
 range. Moving all units by t stalls on stiff blocks, moving all by x stalls near the ends.

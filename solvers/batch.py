@@ -59,6 +59,8 @@ def solve(
     tolerance : float
         An instance is solved when its gap, relative to 1 + the size of the objective, and its violation are at most
         this. Where nothing bounds the gap (weights without decay or proximal term) the relative gradient decides.
+        The batched engines go on to a hundredth of their plain start's gap where that is less, so that a start whose
+        gap is small by its scale alone is not taken for the solution.
 
     Returns
     -------

@@ -111,7 +111,6 @@ def test_data_shapes_and_symbols_are_those_of_the_program(name: str) -> None:
     variables = {variable.name() for variable in problem.variables()}
     # Auxiliary variables of the potentials explain themselves by the labels of their constraints.
     assert described == (variables - {"m", "n", "s", "r"}) | set(block.data_shapes())
-    assert {symbol.name for symbol in block.symbols} >= set(block.data_shapes())
     assert all(constraint.label for constraint in problem.constraints)
 
 

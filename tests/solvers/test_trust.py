@@ -203,3 +203,38 @@ def test_every_run_counts_the_iterations_of_cold_starts() -> None:
     assert all(figures["sweeps"] == 1 for figures in found.values())
     assert found["weight 1"]["warm"] < found["weight 1"]["cold"]
     assert [record["sweep"] for record in history.records if "starts" in record] == [3]
+
+
+@pytest.mark.parametrize("loss", [None, "squared", "softmax_cross_entropy"])
+def test_size_of_an_activation_block_is_its_objective_with_the_constants(loss: str | None) -> None:
+    rng = np.random.default_rng(0)
+    block = FenchelActivation(width=4, next_width=3, next_activation="tanh", loss=loss, below=0.3, above=2.0)
+    W, b, u = rng.normal(size=(3, 4)), rng.normal(size=3), rng.normal(size=(5, 4))
+    v = np.eye(3)[rng.integers(0, 3, 5)] if loss == "softmax_cross_entropy" else rng.uniform(-0.9, 0.9, (5, 3))
+    data = {"u": u, "v": v, "W": W, "b": b}
+    x, other = {"x": rng.uniform(size=(5, 4))}, {"x": rng.uniform(size=(5, 4))}
+    # The constants do not depend on x.
+    np.testing.assert_allclose(
+        block.size(x, data) - block.size(other, data), block.objective(x, data) - block.objective(other, data)
+    )
+    fits = {"x": np.maximum(u, 0)}
+    z = fits["x"] @ W.T + b
+    if loss != "softmax_cross_entropy":
+        data["v"] = z if loss == "squared" else np.tanh(z)
+        np.testing.assert_allclose(block.size(fits, data), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "softmax"])
+def test_size_of_a_weight_block_is_its_objective_with_the_constants(activation: str) -> None:
+    rng = np.random.default_rng(0)
+    block = FenchelWeight(samples=6, inputs=2, units=3, activation=activation, multiplier=0.7, proximity=0.5)
+    lead = (1, *block.data_shapes()["w_old"])
+    X, w, c = rng.normal(size=(6, 2)), rng.normal(size=lead), rng.normal(size=lead[:-1])
+    phi = block.activation.phi
+    u = X @ w[0].T + c[0]
+    data = {"X": X, "v": phi(u)[None], "w_old": w, "c_old": c}
+    present, other = {"w": w, "c": c}, {"w": w + rng.normal(size=lead), "c": c + 1.0}
+    np.testing.assert_allclose(block.size(present, data), 0.0, atol=1e-12)
+    np.testing.assert_allclose(
+        block.size(other, data), block.objective(other, data) - block.objective(present, data), rtol=1e-10
+    )
