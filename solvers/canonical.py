@@ -1,0 +1,342 @@
+"""A disciplined parametrized program, canonicalized once; the parameters of a whole batch to its conic programs.
+
+cvxpy reduces a DPP program to a cone program whose P, q, A and b are affine in the parameters. Here those affine maps
+are taken out once and applied to all instances together; what depends on no batched parameter stays unbatched. The
+values of variables and duals are linear in the answers x and y; those maps are found by running cvxpy's own inversion
+on a few probes.
+
+This is the one module that reads cvxpy's internals (`param_prob`). At compile time its programs are compared with
+cvxpy's own on random parameters; where they differ, the program is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.utilities import scopes
+
+from ..formulations.errors import NotDisciplinedError, UsageError
+from ..formulations.explanation import explain_not_dcp, explain_not_dpp
+from .conic import constraint_labels
+from .conic_program import Cones
+
+SOLVER = "CLARABEL"
+"""Whose canonical form is taken: no variable bounds, no cones on variables directly, a quadratic objective."""
+TEST_SETS = 2
+CLOSE = 1e-11
+
+
+class CanonicalFormError(RuntimeError):
+    """The canonical form that was read from cvxpy is not cvxpy's own."""
+
+
+@dataclass(frozen=True)
+class ParameterEntry:
+    """Where a parameter stands in the vector of all parameters.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape that its user knows.
+    column : int
+        First column.
+    places : array of int
+        Places of its reduced entries in the C-ordered whole.
+    signs : set of str
+        Attributes to check: nonneg, nonpos, PSD, NSD, symmetric, diag.
+    """
+
+    shape: tuple[int, ...]
+    column: int
+    places: np.ndarray
+    attributes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Entries that are affine in the parameters: ``values = map @ [parameters, 1]``.
+
+    Attributes
+    ----------
+    rows, columns : array of int, shape (entries,)
+        Places of the entries in their matrix; for vectors the columns are zero.
+    map : csr_array, shape (entries, parameters + 1)
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    map: sp.csr_array
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A linear map from answers to values of one name: ``values = coefficients * answer[places]``.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    places : array of int
+    coefficients : array
+    """
+
+    shape: tuple[int, ...]
+    places: np.ndarray
+    coefficients: np.ndarray
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """The canonical form of a program, with its affine maps; holds no cvxpy objects.
+
+    Attributes
+    ----------
+    variables, rows : int
+        Columns and rows of A.
+    cones : Cones
+    P, A : Affine
+    q, b, offset : Affine
+    parameters : dict of ParameterEntry
+    size : int
+        Length of the parameter vector, without its constant.
+    values, duals : dict of Recovery
+        Variable name or constraint label -> recovery from x or y.
+    sign : float
+        -1 where the program is a maximization, else 1.
+    name : str
+        Name for messages.
+    """
+
+    variables: int
+    rows: int
+    cones: Cones
+    P: Affine
+    A: Affine
+    q: Affine
+    b: Affine
+    offset: Affine
+    parameters: Mapping[str, ParameterEntry]
+    size: int
+    values: Mapping[str, Recovery]
+    duals: Mapping[str, Recovery]
+    sign: float
+
+
+def canonicalize(problem: cp.Problem) -> Canonical:
+    """Canonicalize a program.
+
+    Parameters
+    ----------
+    problem : cvxpy.Problem
+        DCP and DPP, continuous and real. Parameters and variables need distinct names.
+
+    Raises
+    ------
+    NotDisciplinedError
+        If the program is not DCP or not DPP; the message names the expression to blame.
+    UsageError
+        For integer or complex variables, or names that are not distinct.
+    CanonicalFormError
+        If the form read from this version of cvxpy is not the one that cvxpy solves.
+    """
+    with _kept_parameters(problem), scopes.quad_form_dpp_scope(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _check(problem)
+        rng = np.random.default_rng(0)
+        _set_randomly(problem, rng)
+        data, chain, inverse = problem.get_problem_data(SOLVER, solver_opts={})
+        form = _read(problem, data["param_prob"], chain, inverse)
+        for _ in range(TEST_SETS if problem.parameters() else 1):
+            _set_randomly(problem, rng)
+            data, chain, inverse = problem.get_problem_data(SOLVER, solver_opts={})
+            _compare(form, problem, data, inverse)
+    return form
+
+
+def parameter_vector(form: Canonical, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The vector of all parameters with its constant, of one instance."""
+    vector = np.zeros(form.size + 1)
+    vector[-1] = 1
+    for name, entry in form.parameters.items():
+        vector[entry.column : entry.column + len(entry.places)] = np.ravel(values[name])[entry.places]
+    return vector
+
+
+def _check(problem: cp.Problem) -> None:
+    why = explain_not_dcp(problem) or explain_not_dpp(problem)
+    if why:
+        raise NotDisciplinedError(why)
+    for leaf in (*problem.variables(), *problem.parameters()):
+        for attribute in ("boolean", "integer", "complex", "imag", "hermitian"):
+            if leaf.attributes.get(attribute):
+                raise UsageError(f"{leaf.name()!r} is {attribute}; expected a continuous real program.")
+    for kind, leaves in (("variables", problem.variables()), ("parameters", problem.parameters())):
+        names = [leaf.name() for leaf in leaves]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UsageError(f"two {kind} are named {twice[0]!r}; expected distinct names: cp.Variable(..., name=...).")
+
+
+@contextmanager
+def _kept_parameters(problem: cp.Problem) -> Iterator[None]:
+    kept = [(parameter, parameter.value) for parameter in problem.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.value = value
+
+
+def _set_randomly(problem: cp.Problem, rng: np.random.Generator) -> None:
+    for parameter in problem.parameters():
+        drawn = rng.standard_normal(parameter.shape)
+        if parameter.attributes["PSD"] or parameter.attributes["NSD"]:
+            drawn = (drawn @ drawn.T + np.eye(len(drawn))) * (1 if parameter.attributes["PSD"] else -1)
+        parameter.value = parameter.project(drawn)
+
+
+def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canonical:
+    """Take the maps out of cvxpy's parametrized program."""
+    if program.dir_cones or program.lower_bounds is not None or program.upper_bounds is not None:
+        raise _unknown_form("it keeps bounds or cones outside of its matrix")
+    n, m = program.x.size, program.constr_size
+    # Entries of [A | b] with A x + b in K, so that the matrix of  A x + s = b  is minus the first.
+    rows, columns, mapped = _entries(program.reduced_A, n)
+    bound = columns == n
+    A = Affine(rows[~bound], columns[~bound], sp.csr_array(-mapped[~bound]))
+    b = Affine(rows[bound], np.zeros(int(bound.sum()), dtype=int), sp.csr_array(mapped[bound]))
+    P = Affine(*_entries(program.reduced_P, n))
+    costs = sp.csr_array(program.q)
+    q = Affine(np.arange(n), np.zeros(n, dtype=int), sp.csr_array(costs[:n]))
+    offset = Affine(np.zeros(1, dtype=int), np.zeros(1, dtype=int), sp.csr_array(costs[n:]))
+    values, duals = _recoveries(problem, chain, inverse, n, m)
+    return Canonical(
+        n, m, _cones(program.cone_dims), P, A, q, b, offset, _parameter_entries(problem, program, chain),
+        program.total_param_size, values, duals, -1.0 if isinstance(problem.objective, cp.Maximize) else 1.0,
+    )  # fmt: skip
+
+
+def _entries(reduced: Any, n: int) -> tuple[np.ndarray, np.ndarray, sp.csr_array]:
+    """Rows, columns and parameter map of the entries of one of cvxpy's reduced matrices."""
+    reduced.cache(False)
+    none = np.zeros(0, dtype=int)
+    if reduced.matrix_data is None or reduced.problem_data_index is None:
+        width = 1 if reduced.matrix_data is None else reduced.matrix_data.shape[1]
+        return none, none, sp.csr_array((0, width))
+    indices, pointers, _ = reduced.problem_data_index
+    columns = np.repeat(np.arange(len(pointers) - 1), np.diff(pointers))
+    return np.asarray(indices, dtype=int), columns, sp.csr_array(reduced.reduced_mat)
+
+
+def _cones(dims: Any) -> Cones:
+    others = "power cones of more than three rows" if dims.pnd else ""
+    return Cones(
+        int(dims.zero), int(dims.nonneg), tuple(map(int, dims.soc)), tuple(map(int, dims.psd)), int(dims.exp),
+        tuple(map(float, dims.p3d)), others,
+    )  # fmt: skip
+
+
+def _parameter_entries(problem: cp.Problem, program: Any, chain: Any) -> dict[str, ParameterEntry]:
+    renamed = {old: new[0] for old, new in chain.compose_param_id_map().items()}
+    entries = {}
+    for parameter in problem.parameters():
+        column = program.param_id_to_col.get(renamed.get(parameter.id, parameter.id))
+        if column is None:
+            raise _unknown_form(f"the parameter {parameter.name()!r} is lost in it")
+        places = np.arange(parameter.size).reshape(parameter.shape)
+        attributes = tuple(name for name, given in parameter.attributes.items() if given is not None and given is not False)
+        if parameter.sparse_idx is not None:
+            places = places[parameter.sparse_idx]
+        elif "diag" in attributes:
+            places = np.diag(places)
+        elif {"symmetric", "PSD", "NSD"} & set(attributes):
+            places = places[np.triu_indices(len(places))]
+        entries[parameter.name()] = ParameterEntry(parameter.shape, column, places.ravel(order="F"), attributes)
+    return entries
+
+
+def _recoveries(
+    problem: cp.Problem, chain: Any, inverse: Any, n: int, m: int
+) -> tuple[dict[str, Recovery], dict[str, Recovery]]:
+    """Maps from x to the variables and from y to the duals, found by probing cvxpy's own inversion."""
+    check = np.random.default_rng(1)
+    probes = [(np.ones(n), np.ones(m)), (np.arange(n) + 1.0, np.arange(m) + 1.0), (check.random(n), check.random(m))]
+    found = [_invert(problem, chain, inverse, x, y) for x, y in probes]
+    recoveries = []
+    for side in (0, 1):
+        ones, ramp, drawn = (answer[side] for answer in found)
+        made = {name: _selection(ones[name], ramp[name]) for name in ones}
+        for name, recovery in made.items():
+            again = recovery.coefficients * probes[2][side][recovery.places]
+            if not np.allclose(again, drawn[name].ravel(), rtol=CLOSE, atol=CLOSE):
+                raise _unknown_form(f"the value of {name!r} is no selection of its entries")
+        recoveries.append(made)
+    return recoveries[0], recoveries[1]
+
+
+def _selection(ones: np.ndarray, ramp: np.ndarray) -> Recovery:
+    coefficients = ones.ravel()
+    places = np.rint(np.divide(ramp.ravel(), coefficients, out=np.ones_like(coefficients), where=coefficients != 0))
+    return Recovery(ones.shape, places.astype(int) - 1, coefficients)
+
+
+def _invert(
+    problem: cp.Problem, chain: Any, inverse: Any, x: np.ndarray, y: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Variables and duals by name, as cvxpy takes them from a solver's answer."""
+    raw = SimpleNamespace(x=x, z=y, s=y, status="Solved", obj_val=0.0, obj_val_dual=0.0, solve_time=0.0, iterations=0)
+    solution = chain.invert(raw, inverse)
+    values = {variable.name(): _array(solution.primal_vars[variable.id]).reshape(variable.shape, order="F")
+              for variable in problem.variables()}  # fmt: skip
+    duals: dict[str, np.ndarray] = {}
+    for label, constraint in zip(constraint_labels(problem), problem.constraints, strict=True):
+        if constraint.id not in solution.dual_vars:
+            continue
+        kept = [variable.value for variable in constraint.dual_variables]
+        constraint.save_dual_value(solution.dual_vars[constraint.id])
+        parts = [_array(variable.value) for variable in constraint.dual_variables]
+        for variable, value in zip(constraint.dual_variables, kept, strict=True):
+            variable.save_value(value)
+        names = [label] if len(parts) == 1 else [f"{label}[{place}]" for place in range(len(parts))]
+        duals |= dict(zip(names, parts, strict=True))
+    return values, duals
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.asarray(value.toarray() if sp.issparse(value) else value, dtype=float)
+
+
+def _compare(form: Canonical, problem: cp.Problem, data: Any, inverse: Any) -> None:
+    """Refuse a form that does not give cvxpy's own program at the present parameters."""
+    vector = parameter_vector(form, {parameter.name(): _array(parameter.value) for parameter in problem.parameters()})
+    n, m = form.variables, form.rows
+    P = data["P"].toarray() if data.get("P") is not None else np.zeros((n, n))
+    pairs = {
+        "P": (_fill(form.P, vector, (n, n)), P),
+        "q": (_fill(form.q, vector, (n, 1))[:, 0], data["c"]),
+        "A": (_fill(form.A, vector, (m, n)), data["A"].toarray()),
+        "b": (_fill(form.b, vector, (m, 1))[:, 0], data["b"]),
+        "offset": (_fill(form.offset, vector, (1, 1)), np.full((1, 1), inverse[-1]["offset"])),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if ours.shape != np.shape(theirs) or not np.allclose(ours, theirs, rtol=CLOSE, atol=CLOSE):
+            raise _unknown_form(f"its {name} is not the one that cvxpy solves")
+
+
+def _fill(affine: Affine, vector: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    values = affine.map @ vector[-affine.map.shape[1] :]
+    return np.asarray(sp.coo_array((values, (affine.rows, affine.columns)), shape).toarray())
+
+
+def _unknown_form(why: str) -> CanonicalFormError:
+    return CanonicalFormError(
+        f"cvxpy {cp.__version__} canonicalizes this program to a form that is not understood: {why}. Solve it with "
+        "problem.solve() and report the program, or use a tested version of cvxpy (see constraints.txt)."
+    )

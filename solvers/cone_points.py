@@ -1,0 +1,129 @@
+"""Points of cones near a given point, for batches.
+
+Exact Euclidean projections onto zero, nonnegative, second-order and semidefinite cones. For exponential and power
+cones a point of the cone that is near, not nearest: of the candidates that change a single entry, the closest. A
+distance measured with it is then never too small, which is what residuals need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from .conic_program import Cones
+
+TINY = 1e-300
+"""Keeps logarithms and quotients finite at the boundary of a cone."""
+
+
+def into_cone(points: Tensor, cones: Cones) -> Tensor:
+    """Points of K near the rows of ``points`` (batch, rows)."""
+    return _into(points, cones, dual=False)
+
+
+def into_dual_cone(points: Tensor, cones: Cones) -> Tensor:
+    """Points of the dual cone K* near the rows of ``points`` (batch, rows)."""
+    return _into(points, cones, dual=True)
+
+
+def _into(points: Tensor, cones: Cones, *, dual: bool) -> Tensor:
+    result = points.clone()
+    linear = cones.zero + cones.nonnegative
+    if not dual:
+        result[:, : cones.zero] = 0
+    result[:, cones.zero : linear].clamp_(min=0)
+    for first, last, size, project in _blocks(cones, linear, dual):
+        part = points[:, first:last].reshape(len(points), -1, size)
+        result[:, first:last] = project(part).reshape(len(points), -1)
+    return result
+
+
+def _blocks(cones: Cones, first: int, dual: bool) -> Iterator[tuple[int, int, int, Callable[[Tensor], Tensor]]]:
+    """Slices of rows with cones of one kind and size, and the map onto them."""
+    for size, group in groupby(cones.second_order):
+        last = first + size * len(list(group))
+        yield first, last, size, onto_second_order
+        first = last
+    for order, group in groupby(cones.semidefinite):
+        size = order * (order + 1) // 2
+        last = first + size * len(list(group))
+        yield first, last, size, lambda part, order=order: onto_semidefinite(part, order)  # type: ignore[misc]
+        first = last
+    if cones.exponential:
+        last = first + 3 * cones.exponential
+        yield first, last, 3, into_dual_exponential if dual else into_exponential
+        first = last
+    if cones.power:
+        exponents = torch.tensor(cones.power, dtype=torch.float64)
+        yield first, first + 3 * len(cones.power), 3, lambda part: into_power(part, exponents, dual=dual)
+
+
+def onto_second_order(points: Tensor) -> Tensor:
+    """Projection onto |x| <= t; the last axis holds (t, x)."""
+    t, x = points[..., :1], points[..., 1:]
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    half = (1 + t / length.clamp_min(TINY)) / 2
+    boundary = torch.cat([half * length, half * x], dim=-1)
+    outside = torch.where(length <= -t, torch.zeros_like(points), boundary)
+    return torch.where(length <= t, points, outside)
+
+
+def onto_semidefinite(points: Tensor, order: int) -> Tensor:
+    """Projection onto positive semidefinite matrices; the last axis holds the scaled upper triangle by columns."""
+    columns, rows = torch.tril_indices(order, order, device=points.device)
+    scale = torch.where(rows == columns, 1.0, 0.5**0.5).to(points.dtype)
+    matrices = points.new_zeros(*points.shape[:-1], order, order)
+    matrices[..., rows, columns] = points * scale
+    matrices[..., columns, rows] = points * scale
+    values, vectors = torch.linalg.eigh(matrices)
+    projected = (vectors * values.clamp_min(0)[..., None, :]) @ vectors.mT
+    return projected[..., rows, columns] / scale
+
+
+def into_exponential(points: Tensor) -> Tensor:
+    """A near point of the cone of (x, y, z) with y > 0, y exp(x / y) <= z, and its closure."""
+    x, y, z = points.unbind(-1)
+    face = torch.stack([x.clamp(max=0), torch.zeros_like(y), z.clamp(min=0)], -1)
+    within = y.clamp_min(TINY)
+    higher = torch.stack([x, y, torch.maximum(z, y * torch.exp((x / within).clamp(max=700)))], -1)
+    lower = torch.stack([torch.minimum(x, y * torch.log(z.clamp_min(TINY) / within)), y, z], -1)
+    inside = y > 0
+    return _closest(points, (face, torch.ones_like(inside)), (higher, inside), (lower, inside & (z > 0)))
+
+
+def into_dual_exponential(points: Tensor) -> Tensor:
+    """A near point of the dual cone: (u, v, w) with u < 0, -u exp(v / u - 1) <= w, and its closure."""
+    u, v, w = points.unbind(-1)
+    face = torch.stack([torch.zeros_like(u), v.clamp(min=0), w.clamp(min=0)], -1)
+    below = u.clamp(max=-TINY)
+    higher = torch.stack([u, v, torch.maximum(w, -u * torch.exp((v / below - 1).clamp(max=700)))], -1)
+    later = torch.stack([u, torch.maximum(v, u * (1 + torch.log(w.clamp_min(TINY) / -below))), w], -1)
+    inside = u < 0
+    return _closest(points, (face, torch.ones_like(inside)), (higher, inside), (later, inside & (w > 0)))
+
+
+def into_power(points: Tensor, exponents: Tensor, *, dual: bool = False) -> Tensor:
+    """A near point of x^a y^(1-a) >= |z|; of the dual, (x/a)^a (y/(1-a))^(1-a) >= |z|."""
+    a = exponents.to(points)
+    factors = (a, 1 - a) if dual else (torch.ones_like(a), torch.ones_like(a))
+    x, y, z = points[..., 0].clamp(min=0), points[..., 1].clamp(min=0), points[..., 2]
+    most = (x / factors[0]) ** a * (y / factors[1]) ** (1 - a)
+    shorter = torch.stack([x, y, z.clamp(-most, most)], -1)
+    wanted = factors[0] * (z.abs() / ((y / factors[1]) ** (1 - a)).clamp_min(TINY)) ** (1 / a)
+    wider = torch.stack([torch.maximum(x, wanted), y, z], -1)
+    return _closest(points, (shorter, torch.ones_like(x, dtype=torch.bool)), (wider, (y > 0) & wanted.isfinite()))
+
+
+def _closest(points: Tensor, *candidates: tuple[Tensor, Tensor]) -> Tensor:
+    """Of the candidates that hold, the closest to each point."""
+    best, _ = candidates[0]
+    distance = (points - best).abs().amax(-1)
+    for candidate, holds in candidates[1:]:
+        other = (points - candidate).abs().amax(-1)
+        closer = holds & (other < distance)
+        best = torch.where(closer[..., None], candidate, best)
+        distance = torch.where(closer, other, distance)
+    return best

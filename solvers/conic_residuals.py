@@ -1,0 +1,70 @@
+"""Residuals and rays of a batch of conic programs, measured on the program itself, unscaled.
+
+With s the point of K at b - A x, and y in K*, relative to the terms that cancel, in the infinity norm:
+
+    primal   A x + s - b      over 1 + max(|A x|, |s|, |b|)
+    dual     P x + q + A'y    over 1 + max(|P x|, |A'y|, |q|)
+    gap      x'Px + q'x + b'y over 1 + max(|x'Px|, |q'x|, |b'y|)
+
+A ray y in K* with A'y = 0 and b'y < 0 shows that no point meets the constraints (Farkas). A ray x with P x = 0,
+-A x in K and q'x < 0 shows that the objective falls without end from every feasible point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..formulations.subproblem import Residuals
+from .cone_points import into_cone, into_dual_cone
+from .conic_program import INFEASIBLE, POINT, UNBOUNDED, ConicProgram, Points
+
+
+def conic_residuals(program: ConicProgram, x: Tensor, y: Tensor) -> Residuals:
+    """Relative residuals of every instance; y must be in the dual cone (see `believe`)."""
+    sent, curved, pulled = program.A.times(x), program.P.times(x), program.A.transposed_times(y)
+    slack = program.b - sent
+    s = into_cone(slack, program.cones)
+    primal = _largest(slack - s) / (1 + torch.maximum(torch.maximum(_largest(sent), _largest(s)), _largest(program.b)))
+    scale = torch.maximum(torch.maximum(_largest(curved), _largest(pulled)), _largest(program.q))
+    dual = _largest(curved + program.q + pulled) / (1 + scale)
+    terms = torch.stack([(x * curved).sum(1), (program.q * x).sum(1), (program.b * y).sum(1)])
+    gap = terms.sum(0).abs() / (1 + terms.abs().amax(0))
+    return Residuals(primal, dual, gap)
+
+
+def measure(program: ConicProgram, points: Points, tolerance: float) -> tuple[Points, Residuals]:
+    """Points with their duals moved into the dual cone, their residuals, and claims only where they hold.
+
+    A claim of a ray that does not meet the tolerance becomes NOTHING. Residuals are infinite where there is no point.
+    """
+    y = into_dual_cone(points.y, program.cones)
+    claim = points.claim.clone()
+    for kind, held in ((INFEASIBLE, _infeasible), (UNBOUNDED, _unbounded)):
+        places = (claim == kind).nonzero()[:, 0]
+        if len(places):
+            good = held(program.take(places), points.x[places], y[places], tolerance)
+            claim[places[~good]] = len((POINT, INFEASIBLE, UNBOUNDED))
+    residuals = conic_residuals(program, points.x, y)
+    nothing = claim != POINT
+    cleaned = (torch.where(nothing, torch.inf, part.nan_to_num(torch.inf, torch.inf))
+               for part in (residuals.feasibility, residuals.stationarity, residuals.gap))  # fmt: skip
+    return replace(points, y=y, claim=claim), Residuals(*cleaned)
+
+
+def _infeasible(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) -> Tensor:
+    fall = -(program.b * y).sum(1)
+    return (fall > 0) & (_largest(program.A.transposed_times(y)) <= tolerance * fall)
+
+
+def _unbounded(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) -> Tensor:
+    fall = -(program.q * x).sum(1)
+    slack = -program.A.times(x)
+    outside = _largest(slack - into_cone(slack, program.cones))
+    return (fall > 0) & (torch.maximum(_largest(program.P.times(x)), outside) <= tolerance * fall)
+
+
+def _largest(rows: Tensor) -> Tensor:
+    return rows.abs().amax(1) if rows.shape[1] else rows.new_zeros(len(rows))

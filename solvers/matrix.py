@@ -1,0 +1,212 @@
+"""Sparse matrices of a batch: one pattern, a part that all instances share, and entries of their own.
+
+What does not vary over the batch stays unbatched: sharing is what the fast engines live on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+DENSE_ROW = 8
+"""Rows with more entries than this are multiplied as a dense block."""
+DENSE_SHARE = 0.25
+"""A block with at least this share of nonzeros is multiplied densely."""
+
+
+@dataclass(frozen=True)
+class SharedMatrix:
+    """A sparse matrix that a whole batch shares.
+
+    Attributes
+    ----------
+    rows, columns : Tensor of int64, shape (entries,)
+        Places of the entries.
+    values : Tensor, shape (entries,)
+    shape : tuple of int
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    def times(self, x: Tensor) -> Tensor:
+        """``x S'``: S times every row of x, (batch, columns) -> (batch, rows)."""
+        product = (self._sparse @ x.T).T
+        if self._block is not None:
+            block, rows, columns = self._block
+            product = product.index_add(1, rows, x[:, columns] @ block.T)
+        return product
+
+    def transposed_times(self, y: Tensor) -> Tensor:
+        """``y S``: S' times every row of y, (batch, rows) -> (batch, columns)."""
+        product = (self._sparse_transposed @ y.T).T
+        if self._block is not None:
+            block, rows, columns = self._block
+            product = product.index_add(1, columns, y[:, rows] @ block)
+        return product
+
+    def dense(self) -> Tensor:
+        """The whole matrix."""
+        return self.values.new_zeros(self.shape).index_put((self.rows, self.columns), self.values, accumulate=True)
+
+    @cached_property
+    def _dense_entries(self) -> Tensor:
+        """Which entries belong to the dense block: those of rows with many, where they fill their block."""
+        lengths = torch.bincount(self.rows, minlength=self.shape[0])
+        chosen: Tensor = lengths[self.rows] > DENSE_ROW
+        rows, columns = self.rows[chosen].unique(), self.columns[chosen].unique()
+        if int(chosen.sum()) < DENSE_SHARE * len(rows) * len(columns):
+            return torch.zeros_like(chosen)
+        return chosen
+
+    @cached_property
+    def _block(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        chosen = self._dense_entries
+        if not bool(chosen.any()):
+            return None
+        rows, row_places = self.rows[chosen].unique(return_inverse=True)
+        columns, column_places = self.columns[chosen].unique(return_inverse=True)
+        block = self.values.new_zeros(len(rows), len(columns))
+        return block.index_put((row_places, column_places), self.values[chosen], accumulate=True), rows, columns
+
+    @cached_property
+    def _sparse(self) -> Tensor:
+        return self._rest(self.rows, self.columns, self.shape)
+
+    @cached_property
+    def _sparse_transposed(self) -> Tensor:
+        return self._rest(self.columns, self.rows, (self.shape[1], self.shape[0]))
+
+    def _rest(self, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+        rest = ~self._dense_entries
+        return compressed(rows[rest], columns[rest], self.values[rest], shape)
+
+
+@dataclass(frozen=True)
+class OwnEntries:
+    """Entries that every instance of a batch has of its own.
+
+    Attributes
+    ----------
+    rows, columns : Tensor of int64, shape (entries,)
+    values : Tensor, shape (batch, entries)
+    shape : tuple of int
+    """
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+    shape: tuple[int, int]
+
+    def times(self, x: Tensor) -> Tensor:
+        """Every instance's entries times its own row of x."""
+        result = x.new_zeros(len(self.values), self.shape[0])
+        if self._block is None:
+            return result.index_add_(1, self.rows, self.values * x[:, self.columns])
+        block, rows, columns = self._block
+        return result.index_copy_(1, rows, (x[:, None, columns] @ block)[:, 0])
+
+    def transposed_times(self, y: Tensor) -> Tensor:
+        """Every instance's entries, transposed, times its own row of y."""
+        result = y.new_zeros(len(self.values), self.shape[1])
+        if self._block is None:
+            return result.index_add_(1, self.columns, self.values * y[:, self.rows])
+        block, rows, columns = self._block
+        return result.index_copy_(1, columns, (block @ y[:, rows, None])[..., 0])
+
+    @cached_property
+    def _block(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """A dense block (batch, columns, rows), where the entries fill one."""
+        rows, row_places = self.rows.unique(return_inverse=True)
+        columns, column_places = self.columns.unique(return_inverse=True)
+        places = column_places * len(rows) + row_places
+        count = len(rows) * len(columns)
+        if len(places) < DENSE_SHARE * count:
+            return None
+        if len(places) == count and bool((places == torch.arange(count, device=places.device)).all()):
+            return self.values.reshape(-1, len(columns), len(rows)), rows, columns
+        block = self.values.new_zeros(len(self.values), count).index_copy_(1, places, self.values)
+        return block.reshape(-1, len(columns), len(rows)), rows, columns
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix for every instance of a batch: a shared part, and own entries where they vary.
+
+    Attributes
+    ----------
+    common : SharedMatrix
+    own : OwnEntries or None
+        None where the whole batch shares the matrix. Own entries add to the common part.
+    """
+
+    common: SharedMatrix
+    own: OwnEntries | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.common.shape
+
+    @property
+    def shared(self) -> bool:
+        """Whether the batch shares the matrix."""
+        return self.own is None
+
+    def times(self, x: Tensor) -> Tensor:
+        """The matrix times every row of x."""
+        product = self.common.times(x)
+        return product if self.own is None else product + self.own.times(x)
+
+    def transposed_times(self, y: Tensor) -> Tensor:
+        """The transposed matrix times every row of y."""
+        product = self.common.transposed_times(y)
+        return product if self.own is None else product + self.own.transposed_times(y)
+
+    def dense(self) -> Tensor:
+        """Shape (rows, columns) where it is shared, else (batch, rows, columns)."""
+        common = self.common.dense()
+        if self.own is None:
+            return common
+        result = common.expand(len(self.own.values), -1, -1).clone()
+        result[:, self.own.rows, self.own.columns] += self.own.values
+        return result
+
+    def take(self, places: Tensor) -> Matrix:
+        """The matrices of some instances."""
+        if self.own is None:
+            return self
+        own = OwnEntries(self.own.rows, self.own.columns, self.own.values[places], self.shape)
+        return Matrix(self.common, own)
+
+    def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and values in column-major order, as solvers of single programs want them.
+
+        The values have shape (entries,) where the matrix is shared, else (batch, entries). Every place of the pattern
+        is kept, whatever its value, so that all instances have one pattern.
+        """
+        parts = [self.common] if self.own is None else [self.common, self.own]
+        rows, columns = (np.concatenate([getattr(part, name).cpu().numpy() for part in parts])
+                         for name in ("rows", "columns"))  # fmt: skip
+        places, inverse = np.unique(columns * self.shape[0] + rows, return_inverse=True)
+        values = self.common.values.cpu().numpy()
+        if self.own is not None:
+            own = self.own.values.cpu().numpy()
+            values = np.concatenate([np.broadcast_to(values, (len(own), len(values))), own], axis=1)
+        # Adds up the entries that share a place.
+        summed = sp.csr_array((np.ones(len(inverse)), (inverse, np.arange(len(inverse)))), (len(places), len(inverse)))
+        return places % self.shape[0], places // self.shape[0], (summed @ values.T).T
+
+
+def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A torch matrix in compressed sparse rows; entries that share a place add up."""
+    made = sp.csr_array((values.cpu().numpy(), (rows.cpu().numpy(), columns.cpu().numpy())), shape)
+    parts = (torch.as_tensor(np.asarray(part)) for part in (made.indptr.astype(np.int64), made.indices.astype(np.int64), made.data))
+    return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False).to(values.device)

@@ -1,0 +1,202 @@
+"""Parameters of a batch to its conic programs: the affine maps of a canonical form, applied to all instances.
+
+Parameters given once for the whole batch are folded into the constants first; what then still varies is the only thing
+that is computed, and kept, for every instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..formulations.errors import UsageError
+from .canonical import Affine, Canonical, ParameterEntry
+from .conic_program import ConicProgram
+from .matrix import Matrix, OwnEntries, SharedMatrix
+
+SIGNED = {"nonneg": "at least zero", "nonpos": "at most zero", "pos": "above zero", "neg": "below zero"}
+SLACK = 1e-9
+"""How far a parameter may miss a sign or a symmetry, relative to its size: rounding, not an error."""
+
+
+@dataclass(frozen=True)
+class BatchedMap:
+    """One affine map with its columns split into those of batched parameters and the rest.
+
+    `places` are the entries that vary; `scatter` maps the batched parameters to them.
+    """
+
+    affine: Affine
+    rest: np.ndarray
+    places: np.ndarray
+    scatter: SharedMatrix
+
+    @staticmethod
+    def of(affine: Affine, batched: np.ndarray) -> BatchedMap:
+        """Split a map; `batched` holds the columns of batched parameters."""
+        width = affine.map.shape[1]
+        rest = np.setdiff1d(np.arange(width), batched)
+        # Without parameters in it, a map has its constant column alone.
+        own = affine.map[:, batched].tocsr() if width > 1 else affine.map[:, :0].tocsr()
+        places = np.flatnonzero(np.diff(own.indptr))
+        part = own[places].tocoo()
+        entries = (torch.as_tensor(np.asarray(item)) for item in (part.row.astype(int), part.col.astype(int), part.data))
+        return BatchedMap(affine, rest, places, SharedMatrix(*entries, (len(places), len(batched))))
+
+    def constant(self, vector: np.ndarray) -> np.ndarray:
+        """The part of every entry that does not vary."""
+        return np.asarray(self.affine.map[:, self.rest] @ vector[self.rest - self.affine.map.shape[1]])
+
+    def varying(self, batched: Tensor) -> Tensor:
+        """The part that varies, (batch, places), of the batched parameters (batch, columns)."""
+        single = self._single
+        if single is None:
+            return self.scatter.times(batched)
+        columns, coefficients = single
+        values = batched[:, columns]
+        return values if coefficients is None else values * coefficients
+
+    @property
+    def _single(self) -> tuple[Tensor, Tensor | None] | None:
+        """Column and coefficient of every place, where each has one."""
+        count = len(self.places)
+        if len(self.scatter.rows) != count or not bool((self.scatter.rows == torch.arange(count)).all()):
+            return None
+        plain = bool((self.scatter.values == 1).all())
+        return self.scatter.columns, None if plain else self.scatter.values
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the whole batch shares, once the shared parameters have values."""
+
+    P: SharedMatrix
+    A: SharedMatrix
+    q: Tensor
+    b: Tensor
+    offset: Tensor
+
+
+class Sharing:
+    """The maps of a canonical form, for a choice of the parameters that are batched.
+
+    Parameters
+    ----------
+    form : Canonical
+    batched : tuple of str
+        Names of the parameters that vary over the batch; the others are shared.
+    """
+
+    def __init__(self, form: Canonical, batched: tuple[str, ...]) -> None:
+        self.form, self.batched = form, batched
+        ranges = [np.arange(entry.column, entry.column + len(entry.places))
+                  for entry in (form.parameters[name] for name in batched)]  # fmt: skip
+        columns = np.concatenate([np.zeros(0, dtype=int), *ranges])
+        self.P, self.A, self.q, self.b, self.offset = (
+            BatchedMap.of(affine, columns) for affine in (form.P, form.A, form.q, form.b, form.offset)
+        )
+
+    def constants(self, shared: Mapping[str, Tensor]) -> Constants:
+        """Fold the shared parameters into the constant parts."""
+        form = self.form
+        vector = np.zeros(form.size + 1)
+        vector[-1] = 1
+        for name, values in shared.items():
+            entry = form.parameters[name]
+            vector[entry.column : entry.column + len(entry.places)] = values.cpu().numpy().ravel()[entry.places]
+        n, m = form.variables, form.rows
+        matrices = [
+            SharedMatrix(
+                torch.as_tensor(part.affine.rows), torch.as_tensor(part.affine.columns),
+                torch.as_tensor(part.constant(vector)), shape,
+            )
+            for part, shape in ((self.P, (n, n)), (self.A, (m, n)))
+        ]  # fmt: skip
+        vectors = []
+        for part, length in ((self.q, n), (self.b, m), (self.offset, 1)):
+            filled = np.zeros(length)
+            filled[part.affine.rows] = part.constant(vector)
+            vectors.append(torch.as_tensor(filled))
+        return Constants(*matrices, *vectors)
+
+    def program(self, constants: Constants, own: Mapping[str, Tensor], batch: int) -> ConicProgram:
+        """The conic programs of instances whose batched parameters are given, (batch, ...) each."""
+        flat = [_flatten(own[name], self.form.parameters[name]) for name in self.batched]
+        vector = torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0, dtype=torch.float64)
+        return ConicProgram(
+            _matrix(constants.P, self.P, vector), _vector(constants.q, self.q, vector),
+            _matrix(constants.A, self.A, vector), _vector(constants.b, self.b, vector),
+            _vector(constants.offset, self.offset, vector)[:, 0], self.form.cones, batch,
+        )  # fmt: skip
+
+
+def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
+    """A batched parameter as rows of its reduced entries."""
+    rows = values.reshape(len(values), -1)
+    places = torch.as_tensor(entry.places)
+    in_order = len(places) == rows.shape[1] and bool((places == torch.arange(len(places))).all())
+    return rows if in_order else rows[:, places]
+
+
+def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:
+    if not len(part.places):
+        return Matrix(common)
+    rows, columns = common.rows[part.places], common.columns[part.places]
+    return Matrix(common, OwnEntries(rows, columns, part.varying(vector), common.shape))
+
+
+def _vector(common: Tensor, part: BatchedMap, vector: Tensor) -> Tensor:
+    if not len(part.places):
+        return common[None]
+    values = part.varying(vector)
+    rows = torch.as_tensor(part.affine.rows[part.places])
+    if len(rows) == len(common):
+        return values.add_(common[rows]) if part._single is None else values + common[rows]
+    return common.expand(len(vector), -1).clone().index_add_(1, rows, values)
+
+
+def check_parameters(form: Canonical, values: Mapping[str, Tensor], batched: Mapping[str, bool]) -> None:
+    """Refuse values that miss the attributes of their parameters (signs, symmetry, definiteness).
+
+    Convexity rests on them.
+
+    Raises
+    ------
+    UsageError
+        Naming the parameter, what was seen and what was expected.
+    """
+    for name, entry in form.parameters.items():
+        value = values[name] if batched[name] else values[name][None]
+        for attribute in entry.attributes:
+            wrong = _misses(attribute, value)
+            if wrong is not None and bool(wrong.any()):
+                place = int(wrong.nonzero()[0, 0])
+                where = f" of instance {place}" if batched[name] else ""
+                expected = SIGNED.get(attribute, attribute)
+                raise UsageError(
+                    f"the parameter {name!r}{where} is not {expected}, as its definition says ({attribute}=True); "
+                    "give such values, or define the parameter without it."
+                )
+
+
+def _misses(attribute: str, value: Tensor) -> Tensor | None:
+    """Which rows miss an attribute; None for attributes that are no matter of values."""
+    rows = value.reshape(len(value), -1)
+    slack = SLACK * (1 + rows.abs().amax(1)) if rows.shape[1] else rows.new_zeros(len(rows))
+    if attribute in ("nonneg", "pos"):
+        return rows.amin(1) < -slack
+    if attribute in ("nonpos", "neg"):
+        return rows.amax(1) > slack
+    if attribute in ("symmetric", "PSD", "NSD"):
+        skew = (value - value.mT).abs().amax((1, 2)) > slack
+        if attribute == "symmetric":
+            return skew
+        signed = value if attribute == "PSD" else -value
+        return skew | (torch.linalg.eigvalsh(signed)[:, 0] < -slack)
+    if attribute == "diag":
+        return (value - torch.diag_embed(torch.diagonal(value, dim1=1, dim2=2))).abs().amax((1, 2)) > slack
+    return None
