@@ -78,7 +78,7 @@ def blocks(hidden: tuple[int, ...], activation: str, **settings: Any) -> Iterato
         block = formulation.gather(step, architecture, state)
         yield step.label, block
         solution = solve(block.subproblem, block.data, warm_start=block.start)
-        formulation.scatter(step, architecture, state, solution.values)
+        formulation.scatter(step, architecture, state, solution.variables)
 
 
 def cases() -> Iterator[Case]:
@@ -119,7 +119,7 @@ def _size(subproblem: Subproblem) -> str:
 def ours(case: Case, start: dict[str, Tensor] | None, repeats: int) -> Measurement:
     """Our engine on the whole batch."""
     return _loosest(
-        lambda tolerance: solve(case.subproblem, case.data, warm_start=start, tolerance=tolerance).values,
+        lambda tolerance: solve(case.subproblem, case.data, warm_start=start, tolerance=tolerance).variables,
         case.subproblem, case.data, batch_size(case.subproblem, case.data), repeats,
     )  # fmt: skip
 

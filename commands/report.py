@@ -113,7 +113,7 @@ def _last_blocks(last: dict[str, Any]) -> list[tuple[str, ...]]:
         (
             label, block["engine"], str(block["instances"]),
             number(block["iterations"], 3), number(block["seconds"], 3),
-            *(small(block[name]) for name in ("feasibility", "stationarity", "gap")), str(block["unsolved"]),
+            *(small(block[name]) for name in ("primal", "dual", "gap")), str(block["unsolved"]),
         )
         for label, block in last.get("blocks", {}).items()
     ]  # fmt: skip

@@ -107,7 +107,7 @@ def _agreement(instance: Instance) -> Agreement | None:
 
     if instance.solution.engine == _reference(instance).engine:
         return None
-    return compare(instance.subproblem, instance.data, instance.solution.values, instance.solution.engine)
+    return compare(instance.subproblem, instance.data, instance.solution.variables, instance.solution.engine)
 
 
 def _tell(instance: Instance, agreement: Agreement | None) -> None:
@@ -130,8 +130,8 @@ def _tell_values(pair: Pair) -> None:
     numbers = (engine.engine, "clarabel", "difference")
     shown = table("variable", *numbers, numbers=numbers)
     left_out = 0
-    for name in [name for name in engine.values if name in reference.values]:
-        ours, theirs = (solution.values[name].flatten().tolist() for solution in pair)
+    for name in [name for name in engine.variables if name in reference.variables]:
+        ours, theirs = (solution.variables[name].flatten().tolist() for solution in pair)
         for place, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             if place < MOST_ENTRIES:
                 entry = name if len(ours) == 1 else f"{name}[{place}]"
@@ -157,7 +157,7 @@ def _tell_duals(pair: Pair) -> None:
 def _measures(pair: Pair) -> dict[str, list[str]]:
     measures = {
         name: [small(solution.residuals.worst()[name]) for solution in pair]
-        for name in ("feasibility", "stationarity", "gap")
+        for name in ("primal", "dual", "gap")
     }
     measures["iterations"] = [number(int(solution.iterations[0])) for solution in pair]
     measures["status"] = [solution.status[0].name.lower() for solution in pair]
@@ -182,7 +182,7 @@ def _as_data(instance: Instance, agreement: Agreement | None) -> dict[str, Any]:
 
 def _answer(solution: Solution) -> dict[str, Any]:
     return {
-        "values": {name: value[0].tolist() for name, value in solution.values.items()},
+        "values": {name: value[0].tolist() for name, value in solution.variables.items()},
         "duals": {label: dual[0].tolist() for label, dual in solution.duals.items()},
         "residuals": solution.residuals.worst(),
         "status": solution.status[0].name,

@@ -28,25 +28,27 @@ class Residuals:
 
     Attributes
     ----------
-    feasibility : array, shape (batch,)
+    primal : array, shape (batch,)
         Largest violation of a constraint on the unknowns. Variables that only stand for an affine expression
         (z = W x + b) are computed from it.
-    stationarity : array, shape (batch,)
-        Size of the natural residual: zero exactly at an optimum. Relative to the scale of its own terms.
+    dual : array, shape (batch,)
+        How far a point is from stationary: zero exactly at an optimum, relative to the scale of its own terms. For
+        the package's own blocks the natural residual of the unknowns; for other programs that of the dual equation
+        P x + q + A'y = 0 of the canonical program.
     gap : array, shape (batch,)
         Upper estimate of objective minus optimum, relative to the size of the objective. For the package's own blocks
         it is a Fenchel-Young gap, computed in floating point: it *verifies* an answer, it proves nothing. For other
         programs it is the primal-dual gap of the canonical program, which means something only together with a small
-        stationarity (there: the dual residual).
+        dual residual.
     """
 
-    feasibility: Array
-    stationarity: Array
+    primal: Array
+    dual: Array
     gap: Array
 
     def worst(self) -> dict[str, float]:
         """The largest value of each over the batch."""
-        return {name: float(getattr(self, name).max()) for name in ("feasibility", "stationarity", "gap")}
+        return {name: float(getattr(self, name).max()) for name in ("primal", "dual", "gap")}
 
 
 class Subproblem(ABC):

@@ -106,7 +106,7 @@ def agree(
         raise UsageError(f"{subproblem.name!r} has no batched engine; name one to compare: engine='scs'.")
     chosen = take(subproblem, tensors, draw(subproblem, tensors, sample, random_state))
     solution = solve(subproblem, chosen, engine=engine, tolerance=tolerance)
-    return compare(subproblem, chosen, solution.values, solution.engine)
+    return compare(subproblem, chosen, solution.variables, solution.engine)
 
 
 def compare(

@@ -45,7 +45,7 @@ def audit_block(step: Step, block: Block, warm: Solution, tolerance: float, *, s
         result = agree(subproblem, data, sample=INSTANCES, random_state=seed)
     else:
         places = draw(subproblem, data, INSTANCES, seed)
-        answers = {name: value[places.to(value.device)] for name, value in warm.values.items()}
+        answers = {name: value[places.to(value.device)] for name, value in warm.variables.items()}
         result = compare(subproblem, take(subproblem, data, places), answers, warm.engine)
     return found | asdict(result) | {"agrees": result.agrees, "note": note}
 

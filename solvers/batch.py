@@ -78,7 +78,7 @@ def solve(
     >>> import numpy as np
     >>> from convexblocks.formulations import FenchelOutput
     >>> block = FenchelOutput(outputs=2, loss="squared", multiplier=1.0)
-    >>> solve(block, {"u": np.zeros((1, 2)), "y": np.ones((1, 2))}).values["z"]
+    >>> solve(block, {"u": np.zeros((1, 2)), "y": np.ones((1, 2))}).variables["z"]
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     if not isinstance(subproblem, Subproblem):
@@ -194,7 +194,7 @@ def _starting_point(
     shapes = subproblem.start_shapes()
     if isinstance(warm_start, Solution):
         # Answers of the reference hold auxiliary variables of the model too, which engines do not have.
-        values = warm_start.state or warm_start.values
+        values = warm_start.state or warm_start.variables
         given: Mapping[str, Any] = {name: value for name, value in values.items() if name in shapes}
     else:
         given = warm_start

@@ -50,7 +50,7 @@ def measure(program: ConicProgram, points: Points, tolerance: float) -> tuple[Po
     residuals = conic_residuals(program, points.x, y)
     nothing = claim != POINT
     cleaned = (torch.where(nothing, torch.inf, part.nan_to_num(torch.inf, torch.inf))
-               for part in (residuals.feasibility, residuals.stationarity, residuals.gap))  # fmt: skip
+               for part in (residuals.primal, residuals.dual, residuals.gap))  # fmt: skip
     return replace(points, y=y, claim=claim), Residuals(*cleaned)
 
 

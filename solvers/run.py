@@ -179,7 +179,7 @@ class Run:
             solution = solve(block.subproblem, block.data, tolerance=self.settings["block_tolerance"])
             if step.layer == layer:
                 return _instance(block.subproblem, block.data, solution)
-            formulation.scatter(step, architecture, state, solution.values)
+            formulation.scatter(step, architecture, state, solution.variables)
         raise AssertionError("the layer was found among the steps")
 
     def _architecture(self) -> Architecture:

@@ -7,7 +7,7 @@ labels of the constraints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -36,7 +36,7 @@ class Solution:
 
     Attributes
     ----------
-    values : dict of Tensor
+    variables : dict of Tensor
         Variable name -> values, batch axis first. Rows of instances without a point are NaN.
     residuals : Residuals
         Measured on the original program, whichever engine ran.
@@ -49,12 +49,23 @@ class Solution:
     seconds, compile_seconds : float
         Wall time of the solves, and of writing and canonicalizing the model where that was needed.
     duals : dict of Tensor
-        Constraint label -> dual values, batch axis first; only engines that compute duals give them.
+        Constraint label -> dual values, batch axis first; only engines that compute duals give them. A cone with
+        several dual parts (second-order, exponential) has ``"label[0]"``, ``"label[1]"``, ...
     state : dict of Tensor
         What the engine wants to see again as a warm start.
+    objective : Tensor, shape (batch,), or None
+        Value of the objective at the points; NaN where there is none. None where it was not asked for (`solve`).
+    again : dict of Tensor
+        Places of the instances whose first answer missed the tolerance: ``"cold"`` -> solved again without the warm
+        start, ``"clarabel"`` -> solved again by the reference, which was tried last. Empty where none was.
+    rays : dict of dict of Tensor
+        Place of an infeasible or unbounded instance -> the checked ray that shows it, as duals by constraint label
+        (infeasible) or as a direction by variable name (unbounded).
+    ids : tuple
+        Names of the instances, by which a later solve finds its warm starts; empty where none were given.
     """
 
-    values: dict[str, Tensor]
+    variables: dict[str, Tensor]
     residuals: Residuals
     status: tuple[Status, ...]
     iterations: Tensor
@@ -63,6 +74,10 @@ class Solution:
     compile_seconds: float = 0.0
     duals: dict[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    objective: Tensor | None = None
+    again: Mapping[str, Tensor] = field(default_factory=dict)
+    rays: Mapping[int, dict[str, Tensor]] = field(default_factory=dict)
+    ids: tuple[Hashable, ...] = ()
 
     @property
     def solved(self) -> bool:
@@ -95,18 +110,18 @@ def judge(residuals: Residuals, tolerance: float, *, gap_bounds: bool = True) ->
     """Status of every instance from its residuals.
 
     With `gap_bounds` (the package's blocks) the gap decides, because it bounds the error; without (other programs) the
-    stationarity has to be small as well.
+    dual residual has to be small as well.
     """
-    good = (residuals.feasibility <= tolerance) & (decisive(residuals) <= tolerance)
+    good = (residuals.primal <= tolerance) & (decisive(residuals) <= tolerance)
     if not gap_bounds:
-        good = good & (residuals.stationarity <= tolerance)
+        good = good & (residuals.dual <= tolerance)
     return tuple(Status.SOLVED if ok else Status.INACCURATE for ok in good.tolist())
 
 
 def decisive(residuals: Residuals) -> Tensor:
-    """What decides whether an instance is solved: its gap, or its stationarity where nothing bounds the gap.
+    """What decides whether an instance is solved: its gap, or its dual residual where nothing bounds the gap.
 
     That is the case for weights without any curvature (no weight decay and no proximal term).
     """
     gap: Tensor = residuals.gap
-    return torch.where(gap.isfinite(), gap, residuals.stationarity)
+    return torch.where(gap.isfinite(), gap, residuals.dual)

@@ -172,7 +172,7 @@ def _solve_blocks(
             record.setdefault("starts", []).append(found)
         if step.block == "activation":
             _remember(training, step, rows, solution)
-        formulation.scatter(step, architecture, state, solution.values)
+        formulation.scatter(step, architecture, state, solution.variables)
         training.emit({"event": "block", "block": step.label, "seconds": solution.seconds})
 
 
@@ -236,5 +236,5 @@ def _merge(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     total = known["instances"] + found["instances"]
     mean = (known["iterations"] * known["instances"] + found["iterations"] * found["instances"]) / total
     sums = {key: known[key] + found[key] for key in ("seconds", "instances", "unsolved")}
-    worst = {key: max(known[key], found[key]) for key in ("feasibility", "stationarity", "gap")}
+    worst = {key: max(known[key], found[key]) for key in ("primal", "dual", "gap")}
     return {"engine": found["engine"], "iterations": mean, **sums, **worst}

@@ -154,14 +154,14 @@ def test_gap_bounds_the_distance_to_the_optimum_and_vanishes_there(name: str) ->
         residuals, objective = block.residuals(values, data), float(block.objective(values, data)[0])
         assert objective - optimum <= float(residuals.gap[0] * (1 + block.size(values, data)[0])) + 1e-7
         # Random points are not optimal, and the residuals say so.
-        assert float(residuals.stationarity[0]) > 1e-4
+        assert float(residuals.dual[0]) > 1e-4
         assert float(residuals.gap[0]) > 1e-4
-        assert float(residuals.feasibility[0]) <= 1e-15
+        assert float(residuals.primal[0]) <= 1e-15
     found = {symbol: block.program().var_dict[symbol].value[None] for symbol in values}
     worst = block.residuals(tensors(found), tensors(data)).worst()
-    assert worst["feasibility"] <= 1e-7
+    assert worst["primal"] <= 1e-7
     assert worst["gap"] <= 1e-6
-    assert worst["stationarity"] <= 1e-3
+    assert worst["dual"] <= 1e-3
 
 
 @pytest.mark.parametrize("phi", [*MODELLED, *UNMODELLED, *OTHER_PARAMETERS])
@@ -201,8 +201,8 @@ def test_gap_of_an_output_block_by_hand() -> None:
     gradient = np.array([2 + 0.5, 1.0])
     assert block.objective(z, data)[0] == objective
     assert residuals.gap[0] == pytest.approx(gradient @ gradient / (1 + objective))
-    assert residuals.stationarity[0] == pytest.approx(2.5 / 2)
-    assert residuals.feasibility[0] == 0
+    assert residuals.dual[0] == pytest.approx(2.5 / 2)
+    assert residuals.primal[0] == 0
 
 
 @pytest.mark.parametrize("name", [name for name in BLOCKS if not name.startswith("activation")])
@@ -227,7 +227,7 @@ def test_gap_without_curvature_is_infinite_unless_the_gradient_vanishes() -> Non
     data = {"X": np.array([[1.0], [0.0]]), "v": np.array([[3.0, 0.0], [3.0, 0.0]]), "w_old": np.zeros((2, 1))}
     residuals = block.residuals({"w": np.array([[3.0], [2.0]])}, data)
     np.testing.assert_array_equal(residuals.gap, [0, np.inf])
-    np.testing.assert_array_equal(residuals.stationarity, [0, 1 / 4])
+    np.testing.assert_array_equal(residuals.dual, [0, 1 / 4])
 
 
 def test_violation_of_the_range_is_reported_not_hidden() -> None:
@@ -235,7 +235,7 @@ def test_violation_of_the_range_is_reported_not_hidden() -> None:
     data = data_of(block, batch=2)
     x = np.ones((2, 6))
     x[1, 3] = -0.25
-    np.testing.assert_array_equal(block.residuals({"x": x}, data).feasibility, [0, 0.25])
+    np.testing.assert_array_equal(block.residuals({"x": x}, data).primal, [0, 0.25])
 
 
 # ------------------------------------------------------------------------------------ identities
@@ -309,7 +309,7 @@ def test_fixed_point_of_the_proximal_operator_machine_is_the_solution(name: str,
         before, x = x, block.activation.phi(data["u"] - ratio * (block.next_activation.phi(z) - data["v"]) @ data["W"])
     assert abs(x - before).max() <= 1e-14
     residuals = block.residuals({"x": x}, data).worst()
-    assert residuals["stationarity"] <= 1e-13
+    assert residuals["dual"] <= 1e-13
     assert residuals["gap"] <= 1e-13
     set_parameters(block, data)
     optimum = solve_model(block)
@@ -443,8 +443,8 @@ def test_own_program_is_solved_in_a_batch_with_no_extra_code() -> None:
     solution = solve(NonnegativeFit(), data)
     assert solution.engine == "clarabel"
     assert solution.status == (Status.SOLVED,) * 3
-    np.testing.assert_allclose(solution.values["x"], [[0.5, 0], [1, 0.125], [0, 1]], atol=1e-7)
-    assert float(solution.residuals.feasibility.max()) <= 1e-8
+    np.testing.assert_allclose(solution.variables["x"], [[0.5, 0], [1, 0.125], [0, 1]], atol=1e-7)
+    assert float(solution.residuals.primal.max()) <= 1e-8
 
 
 def test_own_program_has_displays_with_no_extra_code() -> None:

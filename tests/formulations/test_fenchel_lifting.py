@@ -119,7 +119,7 @@ def test_steps_of_a_group_do_not_depend_on_each_other(weight_inputs: str, output
         for group in formulation.groups(architecture):
             for step in group[::order]:
                 block = formulation.gather(step, architecture, state)
-                formulation.scatter(step, architecture, state, solve(block.subproblem, block.data).values)
+                formulation.scatter(step, architecture, state, solve(block.subproblem, block.data).variables)
         results.append(state)
     for first, second in zip(results[0].weights, results[1].weights, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
@@ -282,7 +282,7 @@ def test_layers_without_bias_keep_their_zeros() -> None:
         block = formulation.gather(step, architecture, state)
         if step.block == "weight":
             assert ("c_old" in block.data) == architecture.biases[step.layer - 1]
-        formulation.scatter(step, architecture, state, solve(block.subproblem, block.data).values)
+        formulation.scatter(step, architecture, state, solve(block.subproblem, block.data).variables)
     assert not state.biases[0].any()
     assert state.biases[1].all()
     assert not state.biases[2].any()
@@ -313,7 +313,7 @@ def test_no_step_raises_the_lifted_value_where_weights_read_the_lifted_activatio
         for step in each_step(formulation, architecture):
             block = formulation.gather(step, architecture, state)
             solution = solve(block.subproblem, block.data, warm_start=block.start, tolerance=1e-9)
-            formulation.scatter(step, architecture, state, solution.require_solved().values)
+            formulation.scatter(step, architecture, state, solution.require_solved().variables)
             after = formulation.lifted_value(architecture, state)
             assert after <= value + 1e-8 * (1 + abs(value)), f"{step.label} of sweep {sweep}"
             value = after
@@ -334,7 +334,7 @@ def test_after_its_activation_steps_the_lifted_value_is_at_most_the_training_obj
     for step in each_step(formulation, architecture):
         if step.block != "weight":
             block = formulation.gather(step, architecture, state)
-            formulation.scatter(step, architecture, state, solve(block.subproblem, block.data).values)
+            formulation.scatter(step, architecture, state, solve(block.subproblem, block.data).variables)
     assert formulation.lifted_value(architecture, state) < training - 1e-3
     # The weights have not moved: training still has its value, the activations have left the forward pass.
     assert true_objective(architecture, state) == training
@@ -348,7 +348,7 @@ def test_a_larger_multiplier_keeps_the_activations_nearer_to_the_forward_pass() 
         formulation = FenchelLifting(multiplier=multiplier)
         formulation.start(architecture, state)
         block = formulation.gather(Step("activation", 1), architecture, state)
-        values = solve(block.subproblem, block.data, tolerance=1e-10).values
+        values = solve(block.subproblem, block.data, tolerance=1e-10).variables
         moves.append(float((values["x"] - state.activations[0]).abs().max()))
     assert moves == sorted(moves, reverse=True)
     assert moves[0] > 0.1

@@ -138,8 +138,8 @@ EXPECTED = solve(BLOCK, DATA)
 def test_arrays_of_every_make_give_the_same_solution(make: Any) -> None:
     # To the last bit: nothing may pass through single precision on the way.
     solution = solve(BLOCK, {name: make(value) for name, value in DATA.items()})
-    assert torch.equal(solution.values["x"], EXPECTED.values["x"])
-    assert solution.values["x"].dtype == torch.float64
+    assert torch.equal(solution.variables["x"], EXPECTED.variables["x"])
+    assert solution.variables["x"].dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_arrays_of_every_make_give_the_same_solution(make: Any) -> None:
 )
 def test_unusual_numpy_arrays_give_the_same_solution(make: Any) -> None:
     solution = solve(BLOCK, {name: make(value) for name, value in DATA.items()})
-    assert torch.equal(solution.values["x"], EXPECTED.values["x"])
+    assert torch.equal(solution.variables["x"], EXPECTED.variables["x"])
 
 
 def test_arrays_that_must_not_be_written_are_read_without_a_warning() -> None:
@@ -162,7 +162,7 @@ def test_arrays_that_must_not_be_written_are_read_without_a_warning() -> None:
         data = {name: value.copy() for name, value in DATA.items()}
         for value in data.values():
             value.flags.writeable = False
-        assert torch.equal(solve(BLOCK, data).values["x"], EXPECTED.values["x"])
+        assert torch.equal(solve(BLOCK, data).variables["x"], EXPECTED.variables["x"])
     finally:
         torch.set_warn_always(False)
 
@@ -172,8 +172,8 @@ def test_weights_of_a_network_need_not_be_detached(engine: str | None) -> None:
     # Parameters of a module require gradients; solutions are plain numbers.
     data = changed(W=torch.nn.Parameter(torch.tensor(DATA["W"])), b=torch.nn.Parameter(torch.tensor(DATA["b"])))
     solution = solve(BLOCK, data, engine=engine)
-    assert not any(value.requires_grad for value in solution.values.values())
-    torch.testing.assert_close(solution.values["x"], EXPECTED.values["x"], rtol=0, atol=1e-4)
+    assert not any(value.requires_grad for value in solution.variables.values())
+    torch.testing.assert_close(solution.variables["x"], EXPECTED.variables["x"], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
@@ -181,7 +181,7 @@ def test_other_number_types_are_solved_in_double_precision(dtype: torch.dtype) -
     data = {name: torch.tensor(value).mul(4).round().to(dtype) for name, value in DATA.items()}
     solution = solve(BLOCK, data, tolerance=1e-12)
     assert solution.solved
-    assert solution.values["x"].dtype == torch.float64
+    assert solution.variables["x"].dtype == torch.float64
 
 
 # ------------------------------------------------------------------------------------ engines and tolerances
@@ -302,14 +302,14 @@ def test_start_with_an_unknown_name_is_refused() -> None:
 def test_start_outside_the_range_is_moved_into_it() -> None:
     solution = solve(BLOCK, DATA, warm_start={"x": np.full((4, 3), -5.0)}, tolerance=1e-10)
     assert solution.solved
-    assert bool((solution.values["x"] >= 0).all())
+    assert bool((solution.variables["x"] >= 0).all())
 
 
 def test_start_given_as_numpy_or_as_solution_is_the_same() -> None:
     cold = solve(BLOCK, DATA, tolerance=1e-3)
     one = solve(BLOCK, DATA, warm_start=cold)
-    two = solve(BLOCK, DATA, warm_start={"x": cold.values["x"].numpy()})
-    assert torch.equal(one.values["x"], two.values["x"])
+    two = solve(BLOCK, DATA, warm_start={"x": cold.variables["x"].numpy()})
+    assert torch.equal(one.variables["x"], two.variables["x"])
 
 
 # ------------------------------------------------------------------------------------ statuses
@@ -319,14 +319,14 @@ def test_infeasible_instance_is_marked_and_the_others_are_solved() -> None:
     solution = solve(Window(), {"low": np.array([[0.0], [2.0], [-1.0]]), "high": np.array([[1.0], [1.0], [3.0]])})
     assert solution.status == (Status.SOLVED, Status.INFEASIBLE, Status.SOLVED)
     assert not solution.solved
-    np.testing.assert_allclose(solution.values["x"], [[0.0], [np.nan], [-1.0]], atol=1e-7)
-    assert solution.residuals.feasibility[1] == np.inf
+    np.testing.assert_allclose(solution.variables["x"], [[0.0], [np.nan], [-1.0]], atol=1e-7)
+    assert solution.residuals.primal[1] == np.inf
 
 
 def test_unbounded_instance_is_marked_and_the_others_are_solved() -> None:
     solution = solve(Slide(), {"slope": np.array([[2.0], [-1.0]])})
     assert solution.status == (Status.SOLVED, Status.UNBOUNDED)
-    np.testing.assert_allclose(solution.values["x"], [[1.0], [np.nan]], atol=1e-7)
+    np.testing.assert_allclose(solution.variables["x"], [[1.0], [np.nan]], atol=1e-7)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -335,7 +335,7 @@ def test_reference_solves_weight_blocks_without_proximal_term(bias: bool) -> Non
     block = FenchelWeight(samples=6, inputs=2, loss="squared", weight_decay=0.5, proximity=0.0, bias=bias)
     data = data_of(block, batch=2)
     slow, fast = solve(block, data, engine="clarabel"), solve(block, data, tolerance=1e-10)
-    torch.testing.assert_close(slow.values["w"], fast.values["w"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(slow.variables["w"], fast.variables["w"], rtol=0, atol=1e-6)
 
 
 def test_unbounded_weight_block_is_called_so_by_the_reference() -> None:
@@ -366,7 +366,7 @@ def test_every_other_status_raises_with_its_remedy(status: Status) -> None:
 def test_judge_looks_at_every_residual() -> None:
     inf, nan = float("inf"), float("nan")
     rows = [
-        # feasibility, stationarity, gap, expected
+        # primal, dual, gap, expected
         (0.0, 0.0, 0.0, True),
         (1e-6, 9.0, 1e-6, True),
         (2e-6, 0.0, 0.0, False),
@@ -412,7 +412,7 @@ def test_duals_by_hand() -> None:
     solution = solve(Projection(), data)
     assert solution.status == (Status.SOLVED,) * 4
     np.testing.assert_allclose(
-        solution.values["x"], [[0, 1, 2], [0.5, 0.5, 0], [0.25, 0.75, 1], [0, 1, 0.5]], atol=1e-6
+        solution.variables["x"], [[0, 1, 2], [0.5, 0.5, 0], [0.25, 0.75, 1], [0, 1, 0.5]], atol=1e-6
     )
     assert set(solution.duals) == {"nonnegative", "cap", "tie"}
     np.testing.assert_allclose(solution.duals["nonnegative"], [[1, 0, 0], [0, 0, 3], [0, 0, 0], [3, 0, 0]], atol=1e-5)
@@ -427,7 +427,7 @@ def test_duals_of_a_batch_keep_the_batch_axis_and_the_shape_of_the_constraint() 
         "range of the activation": (4, 3),
     }
     # The dual of z = W x + b is minus the gradient of the term above: v - relu(z).
-    expected = torch.tensor(DATA["v"]) - solution.values["z"].clamp(min=0)
+    expected = torch.tensor(DATA["v"]) - solution.variables["z"].clamp(min=0)
     torch.testing.assert_close(solution.duals["sent to the next layer"], expected, rtol=0, atol=1e-5)
     assert bool((solution.duals["range of the activation"] >= -1e-8).all())
 
@@ -444,9 +444,9 @@ def test_reference_agrees_with_the_engine_and_measures_with_the_same_formulas(en
     slow, fast = solve(block, data, engine=engine), solve(block, data, tolerance=1e-12)
     assert slow.solved
     assert slow.engine == engine
-    torch.testing.assert_close(slow.values["x"], fast.values["x"], rtol=0, atol=1e-4)
-    again = block.residuals(slow.values, {name: torch.tensor(value) for name, value in data.items()})
-    for name in ("feasibility", "stationarity", "gap"):
+    torch.testing.assert_close(slow.variables["x"], fast.variables["x"], rtol=0, atol=1e-4)
+    again = block.residuals(slow.variables, {name: torch.tensor(value) for name, value in data.items()})
+    for name in ("primal", "dual", "gap"):
         assert torch.equal(getattr(slow.residuals, name), getattr(again, name))
 
 
@@ -519,7 +519,7 @@ def test_wrong_row_is_the_only_one_marked(monkeypatch: pytest.MonkeyPatch) -> No
 def test_answer_outside_the_range_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     corrupted("projected_gradient", lambda _, value: value - 1e-4, monkeypatch)
     solution = solve(BLOCK, DATA)
-    assert float(solution.residuals.feasibility.max()) == pytest.approx(1e-4)
+    assert float(solution.residuals.primal.max()) == pytest.approx(1e-4)
     assert Status.INACCURATE in solution.status
     assert not agree(BLOCK, DATA).agrees
 
@@ -585,17 +585,17 @@ def test_a_point_that_misses_the_domain_by_rounding_has_a_finite_objective(name:
 def test_solution_carries_what_it_says() -> None:
     solution = solve(BLOCK, DATA)
     assert isinstance(solution, Solution)
-    assert set(solution.values) == {"x", "z"}
-    assert solution.values["x"].shape == (4, 3)
-    assert solution.values["z"].shape == (4, 2)
+    assert set(solution.variables) == {"x", "z"}
+    assert solution.variables["x"].shape == (4, 3)
+    assert solution.variables["z"].shape == (4, 2)
     torch.testing.assert_close(
-        solution.values["z"], solution.values["x"] @ torch.tensor(DATA["W"]).T + torch.tensor(DATA["b"])
+        solution.variables["z"], solution.variables["x"] @ torch.tensor(DATA["W"]).T + torch.tensor(DATA["b"])
     )
     assert solution.iterations.shape == (4,)
     assert solution.seconds > 0
     assert solution.solved
     worst = solution.residuals.worst()
-    assert set(worst) == {"feasibility", "stationarity", "gap"}
+    assert set(worst) == {"primal", "dual", "gap"}
     assert worst["gap"] == float(solution.residuals.gap.max()) <= 1e-6
 
 
@@ -603,4 +603,4 @@ def test_example_by_hand() -> None:
     # (z - y) + m (z - u) = 0
     block = FenchelOutput(outputs=2, loss="squared", multiplier=3.0)
     solution = solve(block, {"u": np.array([[1.0, 2.0]]), "y": np.array([[5.0, -2.0]])}, tolerance=1e-12)
-    torch.testing.assert_close(solution.values["z"], torch.tensor([[2.0, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(solution.variables["z"], torch.tensor([[2.0, 1.0]], dtype=torch.float64))

@@ -113,7 +113,7 @@ def test_weight_blocks_held_by_little_agree(what: str, kind: str) -> None:
 @pytest.mark.parametrize("what", ["identity", "squared", "leaky_relu", "tanh", "softmax_cross_entropy"])
 @pytest.mark.parametrize(("weight_decay", "bias"), [(0.2, True), (0.0, False)])
 def test_weight_blocks_without_proximal_term_agree(what: str, weight_decay: float, bias: bool) -> None:
-    # The gap is then infinite (nothing bends the bias), and stationarity decides.
+    # The gap is then infinite (nothing bends the bias), and the dual residual decides.
     block = weight_block(what, bias, 1.0, weight_decay, 0.0)
     data = data_of(block, "random", batch=2, seed=5)
     if what == "softmax_cross_entropy":
@@ -171,7 +171,7 @@ def test_the_second_reference_solves_exponential_cones() -> None:
     block = FenchelOutput(outputs=3, loss="softmax_cross_entropy")
     data = data_of(block, batch=2)
     slow, fast = solve(block, data, engine="scs"), solve(block, data, tolerance=1e-10)
-    np.testing.assert_allclose(slow.values["z"], fast.values["z"], atol=1e-5)
+    np.testing.assert_allclose(slow.variables["z"], fast.variables["z"], atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------ what has no model
@@ -194,12 +194,12 @@ def test_activation_blocks_without_a_model_are_solved_and_no_nearby_point_is_bet
     solution = solve(block, data, tolerance=1e-10).require_solved()
     assert solution.residuals.worst()["gap"] <= 1e-10
     tensors, rng = {name: torch.tensor(value) for name, value in data.items()}, np.random.default_rng(0)
-    best = block.objective(solution.values, tensors)
+    best = block.objective(solution.variables, tensors)
     for size in PERTURBATIONS:
         for _ in range(20):
             noise = torch.tensor(size * rng.standard_normal(data["u"].shape))
             # The absolute value keeps a row of softmax from losing all its entries.
-            other = solution.values["x"] + (noise.abs() if phi == "softmax" else noise)
+            other = solution.variables["x"] + (noise.abs() if phi == "softmax" else noise)
             nearby = block.objective({"x": block.activation.project(other)}, tensors)
             assert bool((nearby >= best - 1e-9 * (1 + best.abs())).all())
 
@@ -211,11 +211,11 @@ def test_weight_blocks_without_a_model_are_solved_and_no_nearby_point_is_better(
     data = data_of(block, kind)
     solution = solve(block, data, tolerance=1e-10).require_solved()
     tensors, rng = {name: torch.tensor(value) for name, value in data.items()}, np.random.default_rng(0)
-    best = block.objective(solution.values, tensors)
+    best = block.objective(solution.variables, tensors)
     for size in PERTURBATIONS:
         for _ in range(20):
             other = {
-                name: solution.values[name] + torch.tensor(size * rng.standard_normal(solution.values[name].shape))
+                name: solution.variables[name] + torch.tensor(size * rng.standard_normal(solution.variables[name].shape))
                 for name in ("w", "c")
             }
             assert bool((block.objective(other, tensors) >= best - 1e-9 * (1 + best.abs())).all())
@@ -246,13 +246,13 @@ def test_instances_of_a_batch_do_not_know_of_each_other(name: str) -> None:
     tensors = {symbol: torch.tensor(value) for symbol, value in data.items()}
     together = solve(block, data, tolerance=1e-11).require_solved()
     assert together.engine == name.partition(",")[0]
-    objectives = block.objective(together.values, tensors)
+    objectives = block.objective(together.variables, tensors)
     for place in range(len(objectives)):
         alone = solve(block, only(block, data, place), tolerance=1e-11).require_solved()
-        expected = float(block.objective(alone.values, only(block, tensors, place))[0])
+        expected = float(block.objective(alone.variables, only(block, tensors, place))[0])
         assert float(objectives[place]) == pytest.approx(expected, abs=1e-9)
-        for symbol, values in alone.values.items():
-            torch.testing.assert_close(together.values[symbol][place : place + 1], values, rtol=0, atol=2e-4)
+        for symbol, values in alone.variables.items():
+            torch.testing.assert_close(together.variables[symbol][place : place + 1], values, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", BATCHED)
@@ -262,8 +262,8 @@ def test_rows_that_converge_early_leave_the_others_undisturbed(name: str) -> Non
     data = data_of(block, batch=12, seed=8)
     cold = solve(block, data, tolerance=1e-11).require_solved()
     exact = solve(block, data, tolerance=1e-13)
-    symbols = {"x"} if "x" in cold.values else {"w", "c"} if "w" in cold.values else {"z"}
-    start = {symbol: exact.values[symbol].clone() for symbol in symbols}
+    symbols = {"x"} if "x" in cold.variables else {"w", "c"} if "w" in cold.variables else {"z"}
+    start = {symbol: exact.variables[symbol].clone() for symbol in symbols}
     for values in start.values():
         values[1::2] = 0.4 if "newton, simplex" != name else 1 / values.shape[1]
     mixed = solve(block, data, tolerance=1e-11, warm_start=start).require_solved()
@@ -271,7 +271,7 @@ def test_rows_that_converge_early_leave_the_others_undisturbed(name: str) -> Non
     assert int(mixed.iterations[1::2].min()) > 1
     tensors = {symbol: torch.tensor(value) for symbol, value in data.items()}
     torch.testing.assert_close(
-        block.objective(mixed.values, tensors), block.objective(cold.values, tensors), rtol=0, atol=1e-9
+        block.objective(mixed.variables, tensors), block.objective(cold.variables, tensors), rtol=0, atol=1e-9
     )
 
 
@@ -283,8 +283,8 @@ def test_start_at_the_solution_needs_no_iteration(name: str) -> None:
     assert int(cold.iterations.min()) > 0
     again = solve(block, data, tolerance=1e-9, warm_start=cold)
     assert again.iterations.tolist() == [0] * len(again.iterations)
-    for symbol, values in cold.values.items():
-        torch.testing.assert_close(again.values[symbol], values, rtol=0, atol=1e-12)
+    for symbol, values in cold.variables.items():
+        torch.testing.assert_close(again.variables[symbol], values, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", BATCHED)
@@ -314,10 +314,10 @@ def test_arguments_are_left_alone(name: str) -> None:
     data = {symbol: torch.tensor(value) for symbol, value in data_of(block, batch=4, seed=12).items()}
     cold = solve(block, data)
     copies = {symbol: value.clone() for symbol, value in data.items()}
-    values = {symbol: value.clone() for symbol, value in cold.values.items()}
+    values = {symbol: value.clone() for symbol, value in cold.variables.items()}
     solve(block, data, warm_start=cold, tolerance=1e-12)
     assert all(torch.equal(data[symbol], copies[symbol]) for symbol in data)
-    assert all(torch.equal(cold.values[symbol], values[symbol]) for symbol in values)
+    assert all(torch.equal(cold.variables[symbol], values[symbol]) for symbol in values)
 
 
 @pytest.mark.parametrize("what", ["identity", "squared"])
@@ -372,7 +372,7 @@ def test_fully_saturated_units_are_solved(phi: str, after: str) -> None:
     data["u"] = np.where(data["u"] > 0, 700.0, -700.0)
     solution = solve(block, data, tolerance=1e-8)
     assert solution.solved, solution.residuals.worst()
-    assert all(bool(value.isfinite().all()) for value in solution.values.values())
+    assert all(bool(value.isfinite().all()) for value in solution.variables.values())
 
 
 def test_zero_weights_everywhere_are_solved() -> None:
@@ -382,7 +382,7 @@ def test_zero_weights_everywhere_are_solved() -> None:
         data["W"] = np.zeros_like(data["W"])
         solution = solve(block, data, tolerance=1e-12).require_solved()
         torch.testing.assert_close(
-            solution.values["x"], torch.tensor(block.activation.phi(data["u"])), rtol=0, atol=1e-12
+            solution.variables["x"], torch.tensor(block.activation.phi(data["u"])), rtol=0, atol=1e-12
         )
 
 

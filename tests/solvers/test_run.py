@@ -292,7 +292,7 @@ def checked(run: Run, layer: int, sample: int, sweep: int) -> Instance:
     for variable in problem.variables():
         assert variable.value is not None
         assert np.isfinite(variable.value).all()
-    objective = instance.subproblem.objective(instance.solution.values, instance.data)
+    objective = instance.subproblem.objective(instance.solution.variables, instance.data)
     assert problem.value == pytest.approx(float(objective), rel=1e-5, abs=1e-5)
     assert problem.objective.value == pytest.approx(problem.value, rel=1e-6, abs=1e-6)
     assert max((float(np.max(constraint.violation())) for constraint in problem.constraints), default=0.0) < 1e-6
@@ -325,7 +325,7 @@ def test_block_of_the_only_hidden_layer_holds_the_data_of_its_sample(
     np.testing.assert_array_equal(found["b"], b2.numpy())
     assert (instance.subproblem.below, instance.subproblem.above) == (0.1, 1.0)
     values = {variable.name(): variable.value for variable in instance.problem.variables()}
-    np.testing.assert_allclose(values["x"], instance.solution.values["x"][0].numpy(), atol=2e-3)
+    np.testing.assert_allclose(values["x"], instance.solution.variables["x"][0].numpy(), atol=2e-3)
     np.testing.assert_allclose(values["z"], W2.numpy() @ values["x"] + b2.numpy(), atol=1e-6)
 
 
@@ -353,7 +353,7 @@ def test_lower_blocks_of_a_deep_network_are_fed_with_the_solved_blocks_above(
         np.testing.assert_array_equal(found["W"], weights[layer].numpy())
         assert (instance.subproblem.loss is not None) is (layer == 3)
         assert instance.subproblem.above == (1.0 if layer == 3 else 0.1)
-        above = instance.solution.values["x"][0].numpy()
+        above = instance.solution.variables["x"][0].numpy()
         assert not np.allclose(above, phi(forward[layer - 1]).numpy(), atol=1e-6)
 
 
@@ -379,7 +379,7 @@ def test_run_with_lifted_output_has_a_block_of_the_output_layer(
     if hidden:
         # The layer below aims at the output variable, not at the label.
         lower = checked(run, last - 1, sample, sweep)
-        np.testing.assert_allclose(parameters_of(lower.problem)["v"], instance.solution.values["z"][0], atol=1e-9)
+        np.testing.assert_allclose(parameters_of(lower.problem)["v"], instance.solution.variables["z"][0], atol=1e-9)
         assert lower.subproblem.loss is None
         assert lower.subproblem.above == 0.5
 
@@ -393,7 +393,7 @@ def test_block_values_are_those_that_training_found(tmp_path: Path) -> None:
         total = 0.0
         for sample in range(SAMPLES):
             instance = run.instance(1, sample, sweep)
-            total += float(phi.gap(instance.solution.values["x"], instance.data["u"]).sum())
+            total += float(phi.gap(instance.solution.variables["x"], instance.data["u"]).sum())
         assert run.history.records[sweep]["layer_gaps"][0] == pytest.approx(total, rel=1e-6)
 
 

@@ -38,8 +38,8 @@ def test_a_huge_feature_does_not_make_a_start_look_solved(loss: str, weight_deca
     block = FenchelWeight(samples=200, inputs=2, loss=loss, weight_decay=weight_decay, proximity=0.0)
     data = weight_data(block, X, v)
     solution, reference = solve(block, data), solve(block, data, engine="clarabel")
-    objective = block.objective(solution.values, {name: torch.as_tensor(value) for name, value in data.items()})
-    best = block.objective(reference.values, {name: torch.as_tensor(value) for name, value in data.items()})
+    objective = block.objective(solution.variables, {name: torch.as_tensor(value) for name, value in data.items()})
+    best = block.objective(reference.variables, {name: torch.as_tensor(value) for name, value in data.items()})
     assert solution.solved
     assert objective.item() == pytest.approx(best.item(), rel=1e-5)
 
@@ -55,7 +55,7 @@ def test_large_multipliers_do_not_freeze_the_activations() -> None:
         block = FenchelActivation(width=16, next_width=10, loss="softmax_cross_entropy", below=below)
         loose, exact = solve(block, data), solve(block, data, tolerance=1e-13)
         start = torch.relu(torch.as_tensor(data["u"]))
-        move, error = abs(exact.values["x"] - start).max(), abs(loose.values["x"] - exact.values["x"]).max()
+        move, error = abs(exact.variables["x"] - start).max(), abs(loose.variables["x"] - exact.variables["x"]).max()
         assert error <= 0.1 * move, below
 
 
@@ -96,7 +96,7 @@ def test_a_kink_at_the_start_does_not_lose_the_curvature() -> None:
         )
         solution = solve(block, weight_data(block, X, v))
         assert solution.solved
-        assert bool(solution.values["w"].isfinite().all())
+        assert bool(solution.variables["w"].isfinite().all())
         assert agree(block, weight_data(block, X, v)).agrees
 
 
@@ -105,7 +105,7 @@ def test_large_finite_data_never_end_in_an_error_of_the_factorization() -> None:
     rng = np.random.default_rng(0)
     solution = solve(block, weight_data(block, 1e160 * rng.normal(size=(6, 2)), np.ones(6)))
     assert solution.status[0] in (Status.SOLVED, Status.INACCURATE)
-    assert bool(solution.values["w"].isfinite().all())
+    assert bool(solution.variables["w"].isfinite().all())
 
 
 @pytest.mark.parametrize("activation", ["elu", "softsign"])
@@ -124,7 +124,7 @@ def test_scs_gives_the_same_numbers_twice() -> None:
     block = FenchelActivation(width=3, next_width=2)
     data = {"u": rng.normal(size=(3, 3)), "v": rng.uniform(size=(3, 2)), "W": rng.normal(size=(2, 3)), "b": np.zeros(2)}
     first, second = (solve(block, data, engine="scs") for _ in range(2))
-    assert torch.equal(first.values["x"], second.values["x"])
+    assert torch.equal(first.variables["x"], second.variables["x"])
 
 
 def test_audits_look_at_the_answers_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_audits_look_at_the_answers_of_the_run(monkeypatch: pytest.MonkeyPatch) 
     def spoiled(step, block, warm: Solution, tolerance, *, seed):  # type: ignore[no-untyped-def]
         if step.block == "activation":
             x = torch.relu(block.data["u"])
-            warm.values.update({"x": x, "z": x @ block.data["W"].T + block.data["b"]})
+            warm.variables.update({"x": x, "z": x @ block.data["W"].T + block.data["b"]})
         return real(step, block, warm, tolerance, seed=seed)
 
     monkeypatch.setattr("convexblocks.solvers.sweep.audit_block", spoiled)
