@@ -179,6 +179,28 @@ class Matrix:
         result[:, self.own.rows, self.own.columns] += self.own.values
         return result
 
+    def block(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The dense block of some rows and columns; (batch, rows, columns) only where entries of it vary."""
+        places = [_places(part.rows, rows, self.shape[0]) for part in self._parts]
+        others = [_places(part.columns, columns, self.shape[1]) for part in self._parts]
+        inside = (places[0] >= 0) & (others[0] >= 0)
+        common = self.common.values.new_zeros(len(rows), len(columns)).index_put(
+            (places[0][inside], others[0][inside]), self.common.values[inside], accumulate=True
+        )
+        if self.own is None:
+            return common
+        inside = (places[1] >= 0) & (others[1] >= 0)
+        if not bool(inside.any()):
+            return common
+        flat = places[1][inside] * len(columns) + others[1][inside]
+        own = self.own.values if bool(inside.all()) else self.own.values[:, inside]
+        made = common.reshape(1, -1).repeat(len(own), 1)
+        return made.index_add_(1, flat, own).reshape(-1, len(rows), len(columns))
+
+    @property
+    def _parts(self) -> list[SharedMatrix | OwnEntries]:
+        return [self.common] if self.own is None else [self.common, self.own]
+
     def take(self, places: Tensor) -> Matrix:
         """The matrices of some instances."""
         if self.own is None:
@@ -192,8 +214,7 @@ class Matrix:
         The values have shape (entries,) where the matrix is shared, else (batch, entries). Every place of the pattern
         is kept, whatever its value, so that all instances have one pattern.
         """
-        parts = [self.common] if self.own is None else [self.common, self.own]
-        rows, columns = (np.concatenate([getattr(part, name).cpu().numpy() for part in parts])
+        rows, columns = (np.concatenate([getattr(part, name).cpu().numpy() for part in self._parts])
                          for name in ("rows", "columns"))  # fmt: skip
         places, inverse = np.unique(columns * self.shape[0] + rows, return_inverse=True)
         values = self.common.values.cpu().numpy()
@@ -203,6 +224,13 @@ class Matrix:
         # Adds up the entries that share a place.
         summed = sp.csr_array((np.ones(len(inverse)), (inverse, np.arange(len(inverse)))), (len(places), len(inverse)))
         return places % self.shape[0], places // self.shape[0], (summed @ values.T).T
+
+
+def _places(entries: Tensor, chosen: Tensor, size: int) -> Tensor:
+    """Place of every entry's index among the chosen ones; -1 where it is not among them."""
+    places = torch.full((size,), -1, dtype=torch.int64, device=entries.device)
+    places[chosen] = torch.arange(len(chosen), device=entries.device)
+    return places[entries]
 
 
 def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

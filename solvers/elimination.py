@@ -1,0 +1,248 @@
+"""Definitions taken out of a conic program: variables that an equality ties to the others.
+
+cvxpy writes ``sum_squares(W x - b)`` as ``y'y`` with ``y == W x - b``. Such a row r, with a variable j that no other
+equality has, is solved for x_j and x_j substituted. In blocks, with the defined variables c, the others k, the
+definitions r and the other rows o,
+
+    x_c = e + E x_k,    E = -A_rk / a,    e = b_r / a,    a the diagonal of A_rc,
+
+the objective gets  P_kk + P_kc E + E'P_ck + E'P_cc E,  the other rows  A_ok + A_oc E,  and the duals come back as
+y_r = -(P x + q + A_o'y_o)_c / a. The reduced program is dense: it is for engines that live on dense products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .conic_program import Cones, ConicProgram
+from .matrix import Matrix
+
+MOST_ENTRIES = 4_000_000
+"""Largest product of rows and columns of a program that is held densely."""
+MOST_FILL = 4
+"""A substitution into other rows may at most multiply the nonzeros by this."""
+SMALLEST_PIVOT = 1e-3
+"""Relative to the largest coefficient of its row: below it a definition is not solved for its variable."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Definitions that are taken out together; indices into the program before."""
+
+    rows: Tensor
+    columns: Tensor
+    other_rows: Tensor
+    other_columns: Tensor
+
+
+@dataclass(frozen=True)
+class StageMatrices:
+    """The blocks of a stage; None where a block is zero. With a leading batch axis where entries vary."""
+
+    pivots: Tensor
+    E: Tensor
+    A_oc: Tensor | None
+    P_kc: Tensor | None
+    P_cc: Tensor | None
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A program without its definitions, dense.
+
+    Attributes
+    ----------
+    P, A : Tensor
+        (n, n) and (m, n), with a leading batch axis where entries vary.
+    cones : Cones
+    stages : list of (Stage, StageMatrices)
+    columns : Tensor of int64
+        Which variables of the original program remain.
+    """
+
+    P: Tensor
+    A: Tensor
+    cones: Cones
+    stages: list[tuple[Stage, StageMatrices]]
+    columns: Tensor
+
+    def vectors(self, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """The reduced q and b, (batch, n) and (batch, m); a length of 1 stands for the whole batch."""
+        for stage, blocks in self.stages:
+            q, b = _reduce_vectors(stage, blocks, q, b)
+        return q, b
+
+    def lift(self, x: Tensor, y: Tensor, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """A point (x, y) of the reduced program as one of the original program, whose q and b are given.
+
+        With zeros for q and b (and for the other of x and y) a ray of the reduced program becomes one of the original.
+        """
+        before = [(q, b)]
+        for stage, blocks in self.stages[:-1]:
+            before.append(_reduce_vectors(stage, blocks, *before[-1]))
+        for (stage, blocks), (costs, sides) in zip(reversed(self.stages), reversed(before), strict=False):
+            c = _sum(_product(blocks.E, x), sides[:, stage.rows] / blocks.pivots)
+            push = _sum(
+                costs[:, stage.columns], _pulled(x, blocks.P_kc), _pulled(c, blocks.P_cc), _pulled(y, blocks.A_oc)
+            )
+            x, y = _join(x, stage.other_columns, c, stage.columns), _join(
+                y, stage.other_rows, -push / blocks.pivots, stage.rows
+            )
+        return x, y
+
+
+def find_stages(program: ConicProgram) -> list[Stage]:
+    """Which definitions to take out, from the pattern of the program.
+
+    Definitions whose variable stands in no other row come first; then those whose variable stands in at most two
+    inequalities that are no bounds (pre-activations, z == W x + b).
+    """
+    pattern, fixed = _patterns(program.A)
+    equalities, linear = program.cones.zero, program.cones.zero + program.cones.nonnegative
+    stages: list[Stage] = []
+    while True:
+        chosen = _singletons(pattern, fixed, equalities) or _definitions(pattern, fixed, equalities, linear)
+        if not chosen:
+            return stages
+        rows, columns = (np.array([pair[side] for pair in chosen]) for side in (0, 1))
+        o, k = (np.setdiff1d(np.arange(size), taken)
+                for size, taken in zip(pattern.shape, (rows, columns), strict=True))  # fmt: skip
+        stages.append(Stage(*(torch.as_tensor(part, device=program.q.device) for part in (rows, columns, o, k))))
+        uses = pattern[np.ix_(o, columns)].astype(np.float32)
+        inlined = uses @ pattern[np.ix_(rows, k)].astype(np.float32) > 0
+        pattern, fixed = pattern[np.ix_(o, k)] | inlined, np.where(inlined, 0, fixed[np.ix_(o, k)])
+        equalities, linear = equalities - len(rows), linear - len(rows)
+
+
+def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
+    """Take the definitions out of a program."""
+    n, m = program.A.shape[1], program.A.shape[0]
+    P: Matrix | Tensor = program.P
+    A: Matrix | Tensor = program.A
+    columns = torch.arange(n, device=program.q.device)
+    done = []
+    for stage in stages:
+        r, c, o, k = stage.rows, stage.columns, stage.other_rows, stage.other_columns
+        pivots = torch.diagonal(_block(A, r, c), dim1=-2, dim2=-1)
+        E = -_block(A, r, k) / pivots[..., None]
+        A_oc, P_kc, P_cc = _nonzero(_block(A, o, c)), _nonzero(_block(P, k, c)), _nonzero(_block(P, c, c))
+        P, A = _block(P, k, k), _block(A, o, k)
+        if P_kc is not None:
+            mixed = P_kc @ E
+            P = P + mixed + mixed.mT
+        if P_cc is not None:
+            P = P + E.mT @ (P_cc @ E if _is_full(P_cc) else torch.diagonal(P_cc, dim1=-2, dim2=-1)[..., None] * E)
+        if A_oc is not None:
+            A = A + A_oc @ E
+        columns = columns[k]
+        done.append((stage, StageMatrices(pivots, E, A_oc, P_kc, P_cc)))
+    if not stages:
+        rows = torch.arange(m, device=program.q.device)
+        P, A = _block(P, columns, columns), _block(A, rows, columns)
+    assert isinstance(P, Tensor) and isinstance(A, Tensor)
+    taken = sum(len(stage.rows) for stage in stages)
+    return Reduction(P, A, replace(program.cones, zero=program.cones.zero - taken), done, columns)
+
+
+def too_large(program: ConicProgram) -> str:
+    """Why a program cannot be held densely; empty where it can."""
+    m, n = program.A.shape
+    if max(n * m, n * n) <= MOST_ENTRIES:
+        return ""
+    return f"a program of at most {MOST_ENTRIES:,} entries held densely (this one is {m} x {n})"
+
+
+def _patterns(A: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Where A has entries, and the values of those that do not vary (0 elsewhere)."""
+    fixed = A.common.dense().cpu().numpy().copy()
+    pattern = fixed != 0
+    if A.own is not None:
+        rows, columns = A.own.rows.cpu().numpy(), A.own.columns.cpu().numpy()
+        pattern[rows, columns] = True
+        fixed[rows, columns] = 0
+    return pattern, fixed
+
+
+def _singletons(pattern: np.ndarray, fixed: np.ndarray, equalities: int) -> list[tuple[int, int]]:
+    """One column for each equality that has one standing in no other row."""
+    return _one_for_each_row(pattern, fixed, equalities, pattern.sum(0) == 1)
+
+
+def _definitions(pattern: np.ndarray, fixed: np.ndarray, equalities: int, linear: int) -> list[tuple[int, int]]:
+    """One column for each equality that stands otherwise in one or two inequalities which are no bounds."""
+    wide = pattern[equalities:].sum(1) > 1
+    uses = pattern[equalities:].sum(0)
+    allowed = (
+        (pattern[:equalities].sum(0) == 1) & (uses <= 2) & (pattern[equalities:][~wide].sum(0) == 0)
+        & (pattern[linear:].sum(0) == 0)
+    )  # fmt: skip
+    chosen = _one_for_each_row(pattern, fixed, equalities, allowed)
+    fill = sum(int(pattern[row].sum()) * int(uses[column]) for row, column in chosen)
+    return chosen if fill <= MOST_FILL * int(pattern.sum()) else []
+
+
+def _one_for_each_row(
+    pattern: np.ndarray, fixed: np.ndarray, equalities: int, allowed: np.ndarray
+) -> list[tuple[int, int]]:
+    sizes = np.abs(fixed[:equalities])
+    largest = sizes.max(axis=1, initial=0.0)
+    sizes = np.where(allowed, sizes, 0)
+    chosen = []
+    for row in np.flatnonzero((sizes > SMALLEST_PIVOT * largest[:, None]).any(axis=1)):
+        chosen.append((int(row), int(sizes[row].argmax())))
+    return chosen
+
+
+def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    e = b[:, stage.rows] / blocks.pivots
+    costs = _sum(q[:, stage.columns], _pulled(e, blocks.P_cc))
+    reduced = _sum(q[:, stage.other_columns], _pulled(costs, blocks.E), _product(blocks.P_kc, e))
+    moved = _product(blocks.A_oc, e)
+    sides = b[:, stage.other_rows]
+    return reduced, sides if moved is None else sides - moved
+
+
+def _block(matrix: Matrix | Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return matrix.block(rows, columns) if isinstance(matrix, Matrix) else matrix[..., rows[:, None], columns]
+
+
+def _nonzero(block: Tensor) -> Tensor | None:
+    return block if bool(block.any()) else None
+
+
+def _is_full(P_cc: Tensor) -> bool:
+    return bool((P_cc - torch.diag_embed(torch.diagonal(P_cc, dim1=-2, dim2=-1))).any())
+
+
+def _product(matrix: Tensor | None, rows: Tensor) -> Tensor | None:
+    """The matrix times every row."""
+    if matrix is None:
+        return None
+    return rows @ matrix.T if matrix.ndim == 2 else (matrix @ rows[..., None])[..., 0]
+
+
+def _pulled(rows: Tensor, matrix: Tensor | None) -> Tensor | None:
+    """The transposed matrix times every row."""
+    if matrix is None:
+        return None
+    return rows @ matrix if matrix.ndim == 2 else (rows[:, None] @ matrix)[:, 0]
+
+
+def _sum(first: Tensor | None, *others: Tensor | None) -> Tensor:
+    total = first
+    for other in others:
+        total = other if total is None else total if other is None else total + other
+    assert total is not None
+    return total
+
+
+def _join(left: Tensor, left_places: Tensor, right: Tensor, right_places: Tensor) -> Tensor:
+    batch = max(len(left), len(right))
+    joined = left.new_empty(batch, left.shape[1] + right.shape[1])
+    joined[:, left_places] = left
+    joined[:, right_places] = right
+    return joined
