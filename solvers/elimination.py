@@ -76,6 +76,17 @@ class Reduction:
             q, b = _reduce_vectors(stage, blocks, q, b)
         return q, b
 
+    def constant(self, q: Tensor, b: Tensor) -> Tensor:
+        """What 1/2 x'P x + q'x of the original program exceeds the reduced one by, (batch,)."""
+        total = q.new_zeros(1)
+        for stage, blocks in self.stages:
+            e = b[:, stage.rows] / blocks.pivots
+            curved = _pulled(e, blocks.P_cc)
+            costs = q[:, stage.columns]
+            total = total + (e * (costs if curved is None else costs + curved / 2)).sum(1)
+            q, b = _reduce_vectors(stage, blocks, q, b)
+        return total
+
     def lift(self, x: Tensor, y: Tensor, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """A point (x, y) of the reduced program as one of the original program, whose q and b are given.
 

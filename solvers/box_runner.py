@@ -1,0 +1,160 @@
+"""What the engines of box-constrained programs share: their data, their stopping test, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .conic_engine import Start
+from .conic_program import INFEASIBLE, NOTHING, POINT, ConicProgram, Points
+from .elimination import Reduction
+from .recognition import Box
+
+MARGIN = 0.8
+"""Share of the tolerance at which an engine stops: residuals are measured again on the whole program."""
+
+
+@dataclass(frozen=True)
+class BoxData:
+    """The data of the instances that are still open.
+
+    Attributes
+    ----------
+    g : Tensor, shape (rows, n)
+    w : Tensor or None, shape (rows or 1, hinges)
+    lower, upper : Tensor, shape (rows or 1, n)
+    start : Tensor, shape (rows, n)
+    constant : Tensor, shape (rows,)
+        Objective of the whole program minus F.
+    has_lower, has_upper, bounded : bool
+        Whether any bound is finite on that side, and whether all bounds are finite on one side at least.
+    """
+
+    g: Tensor
+    w: Tensor | None
+    lower: Tensor
+    upper: Tensor
+    start: Tensor
+    constant: Tensor
+    has_lower: bool
+    has_upper: bool
+    bounded: bool
+
+    def clip_(self, x: Tensor) -> Tensor:
+        """Move x into the box, in place."""
+        if self.has_lower:
+            torch.maximum(x, self.lower, out=x)
+        if self.has_upper:
+            torch.minimum(x, self.upper, out=x)
+        return x
+
+    def pick(self, keep: Tensor) -> BoxData:
+        """The instances for which `keep` holds."""
+
+        def rows(values: Tensor) -> Tensor:
+            return values if len(values) == 1 and len(keep) > 1 else values[keep]
+
+        return BoxData(
+            self.g[keep], None if self.w is None else rows(self.w), rows(self.lower), rows(self.upper),
+            self.start[keep], self.constant[keep], self.has_lower, self.has_upper, self.bounded,
+        )  # fmt: skip
+
+    def free(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """Unknowns that are not held at a bound by the gradient."""
+        return ~(((x <= self.lower) & (gradient > 0)) | ((x >= self.upper) & (gradient < 0)))
+
+    def objective(self, x: Tensor, gradient: Tensor, hinge: Tensor | None) -> Tensor:
+        """F at x, given its gradient and (W x + w)_+ there."""
+        value = (x * (gradient + self.g)).sum(1) / 2
+        return value if hinge is None or self.w is None else value + (hinge * self.w).sum(1) / 2
+
+    def accurate(self, x: Tensor, gradient: Tensor, hinge: Tensor | None, tolerance: float) -> Tensor:
+        """Which rows meet the tolerance.
+
+        The bounds take the gradient's part that pushes against them as their duals; the gap is then what is left of
+        complementarity. The whole program measures it relative to 1 + max(|x'Px|, |q'x|, |b'y|), which is at least
+        1 + 2/3 of its objective's size.
+        """
+        tolerance = MARGIN * tolerance
+        down, up = gradient.clamp(min=0), (-gradient).clamp_(min=0)
+        left = down.new_zeros(len(x))
+        gap = torch.zeros_like(left)
+        for push, room, present in ((down, x - self.lower, self.has_lower), (up, self.upper - x, self.has_upper)):
+            if self.bounded and present and bool(room.isfinite().all()):
+                gap += (push * room).sum(1)
+                continue
+            open_side = room.isinf()
+            gap += torch.where(open_side, 0, push * room).sum(1)
+            left = torch.maximum(left, torch.where(open_side, push, 0).amax(1))
+        size = (self.objective(x, gradient, hinge) + self.constant).abs() * (2 / 3)
+        scale = torch.maximum(self.g.abs().amax(1), (gradient - self.g).abs().amax(1))
+        return (gap <= tolerance * (1 + size)) & (left <= tolerance * (1 + scale))
+
+
+@dataclass(frozen=True)
+class BoxAnswer:
+    """Where an engine puts its answers, in the order of the batch."""
+
+    x: Tensor
+    gradient: Tensor
+    hinge: Tensor | None
+    iterations: Tensor
+
+    @staticmethod
+    def empty(data: BoxData) -> BoxAnswer:
+        """Room for the answers to all instances of the data."""
+        rows = len(data.start)
+        hinge = None if data.w is None else data.g.new_empty(rows, data.w.shape[1])
+        counts = torch.zeros(rows, dtype=torch.int64, device=data.g.device)
+        return BoxAnswer(torch.empty_like(data.start), torch.empty_like(data.start), hinge, counts)
+
+    def keep(self, rows: Tensor, good: Tensor, x: Tensor, gradient: Tensor, hinge: Tensor | None, done: int) -> None:
+        """Write the rows that are done."""
+        places = rows[good]
+        self.x[places], self.gradient[places], self.iterations[places] = x[good], gradient[good], done
+        if self.hinge is not None and hinge is not None:
+            self.hinge[places] = hinge[good]
+
+
+def run_box(
+    program: ConicProgram,
+    reduction: Reduction,
+    box: Box,
+    minimize: Callable[[BoxData, float], BoxAnswer],
+    start: Start,
+    tolerance: float,
+) -> Points:
+    """Run a minimizer over boxes and give back points of the whole program."""
+    q, b = reduction.vectors(program.q, program.b)
+    lower, upper = box.limits(b)
+    data = box_data(program, reduction, box, start, q, b)
+    answer = minimize(data, tolerance)
+    x, y = reduction.lift(*box.points(answer.x, answer.gradient, answer.hinge, q, b), program.q, program.b)
+    claim = torch.full((program.batch,), POINT, device=q.device)
+    claim[(~box.smooth(q, b)).expand(program.batch)] = NOTHING
+    crossed = (lower > upper).any(1).expand(program.batch)
+    if bool(crossed.any()):
+        none = torch.zeros_like(program.q[:1]), torch.zeros_like(program.b[:1])
+        _, rays = reduction.lift(q.new_zeros(1, q.shape[1]), box.crossing(b), *none)
+        y, claim[crossed] = torch.where(crossed[:, None], rays, y), INFEASIBLE
+    return Points(x, y, answer.iterations, claim, {"x": answer.x})
+
+
+def box_data(
+    program: ConicProgram, reduction: Reduction, box: Box, start: Start, q: Tensor, b: Tensor
+) -> BoxData:
+    """The data of a batch; it starts from the given state, or from the point of the box nearest to zero."""
+    lower, upper = box.limits(b)
+    g = q[:, box.columns].expand(program.batch, -1)
+    constant = reduction.constant(program.q, program.b)
+    if box.hinges is not None:
+        constant = constant - ((q[:, box.hinges.columns] / box.hinges.roots) ** 2).sum(1) / 2
+    first = start["x"] if "x" in start else torch.zeros_like(g)
+    finite = lower.isfinite(), upper.isfinite()
+    return BoxData(
+        g, box.shift(q, b), lower, upper, first, constant.expand(program.batch),
+        bool(finite[0].any()), bool(finite[1].any()), bool(finite[0].all()) or bool(finite[1].all()),
+    )  # fmt: skip
