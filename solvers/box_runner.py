@@ -29,8 +29,10 @@ class BoxData:
     start : Tensor, shape (rows, n)
     constant : Tensor, shape (rows,)
         Objective of the whole program minus F.
-    has_lower, has_upper, bounded : bool
-        Whether any bound is finite on that side, and whether all bounds are finite on one side at least.
+    has_lower, has_upper : bool
+        Whether any bound is finite on that side.
+    bounded, boxed : bool
+        Whether all lower bounds are finite; whether all bounds are.
     """
 
     g: Tensor
@@ -42,6 +44,7 @@ class BoxData:
     has_lower: bool
     has_upper: bool
     bounded: bool
+    boxed: bool
 
     def clip_(self, x: Tensor) -> Tensor:
         """Move x into the box, in place."""
@@ -59,7 +62,7 @@ class BoxData:
 
         return BoxData(
             self.g[keep], None if self.w is None else rows(self.w), rows(self.lower), rows(self.upper),
-            self.start[keep], self.constant[keep], self.has_lower, self.has_upper, self.bounded,
+            self.start[keep], self.constant[keep], self.has_lower, self.has_upper, self.bounded, self.boxed,
         )  # fmt: skip
 
     def free(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -68,30 +71,34 @@ class BoxData:
 
     def objective(self, x: Tensor, gradient: Tensor, hinge: Tensor | None) -> Tensor:
         """F at x, given its gradient and (W x + w)_+ there."""
-        value = (x * (gradient + self.g)).sum(1) / 2
-        return value if hinge is None or self.w is None else value + (hinge * self.w).sum(1) / 2
+        value = torch.linalg.vecdot(x, gradient + self.g) / 2
+        return value if hinge is None or self.w is None else value + torch.linalg.vecdot(hinge, self.w) / 2
 
-    def accurate(self, x: Tensor, gradient: Tensor, hinge: Tensor | None, tolerance: float) -> Tensor:
-        """Which rows meet the tolerance.
+    def excess(self, x: Tensor, gradient: Tensor, hinge: Tensor | None, tolerance: float) -> Tensor:
+        """By how much each row misses the tolerance: at most 1 where it is met.
 
         The bounds take the gradient's part that pushes against them as their duals; the gap is then what is left of
         complementarity. The whole program measures it relative to 1 + max(|x'Px|, |q'x|, |b'y|), which is at least
         1 + 2/3 of its objective's size.
         """
-        tolerance = MARGIN * tolerance
-        down, up = gradient.clamp(min=0), (-gradient).clamp_(min=0)
-        left = down.new_zeros(len(x))
-        gap = torch.zeros_like(left)
-        for push, room, present in ((down, x - self.lower, self.has_lower), (up, self.upper - x, self.has_upper)):
-            if self.bounded and present and bool(room.isfinite().all()):
-                gap += (push * room).sum(1)
-                continue
-            open_side = room.isinf()
-            gap += torch.where(open_side, 0, push * room).sum(1)
-            left = torch.maximum(left, torch.where(open_side, push, 0).amax(1))
+        gap, left = self._complementarity(x, gradient)
         size = (self.objective(x, gradient, hinge) + self.constant).abs() * (2 / 3)
-        scale = torch.maximum(self.g.abs().amax(1), (gradient - self.g).abs().amax(1))
-        return (gap <= tolerance * (1 + size)) & (left <= tolerance * (1 + scale))
+        excess = gap / (1 + size)
+        if not self.boxed:
+            scale = torch.maximum(self.g.abs().amax(1), (gradient - self.g).abs().amax(1))
+            excess = torch.maximum(excess, left / (1 + scale))
+        return excess / (MARGIN * tolerance)
+
+    def _complementarity(self, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of complementarity, and the largest part of the gradient that no bound takes."""
+        if not self.has_upper and self.bounded:
+            return torch.linalg.vecdot(gradient.clamp(min=0), x - self.lower), -gradient.amin(1).clamp_(max=0)
+        edge = torch.where(gradient > 0, self.lower, self.upper)
+        if self.boxed:
+            return torch.linalg.vecdot(gradient, x - edge), x.new_zeros(len(x))
+        unbounded = edge.isinf()
+        held = torch.where(unbounded, 0, gradient * (x - edge)).sum(1)
+        return held, torch.where(unbounded, gradient.abs(), 0).amax(1)
 
 
 @dataclass(frozen=True)
@@ -128,14 +135,13 @@ def run_box(
     tolerance: float,
 ) -> Points:
     """Run a minimizer over boxes and give back points of the whole program."""
-    q, b = reduction.vectors(program.q, program.b)
-    lower, upper = box.limits(b)
-    data = box_data(program, reduction, box, start, q, b)
+    q, b, constant = reduction.vectors_and_constant(program.q, program.b)
+    data = box_data(box, start, q, b, constant.expand(program.batch))
     answer = minimize(data, tolerance)
     x, y = reduction.lift(*box.points(answer.x, answer.gradient, answer.hinge, q, b), program.q, program.b)
     claim = torch.full((program.batch,), POINT, device=q.device)
     claim[(~box.smooth(q, b)).expand(program.batch)] = NOTHING
-    crossed = (lower > upper).any(1).expand(program.batch)
+    crossed = (data.lower > data.upper).any(1).expand(program.batch)
     if bool(crossed.any()):
         none = torch.zeros_like(program.q[:1]), torch.zeros_like(program.b[:1])
         _, rays = reduction.lift(q.new_zeros(1, q.shape[1]), box.crossing(b), *none)
@@ -143,18 +149,15 @@ def run_box(
     return Points(x, y, answer.iterations, claim, {"x": answer.x})
 
 
-def box_data(
-    program: ConicProgram, reduction: Reduction, box: Box, start: Start, q: Tensor, b: Tensor
-) -> BoxData:
+def box_data(box: Box, start: Start, q: Tensor, b: Tensor, constant: Tensor) -> BoxData:
     """The data of a batch; it starts from the given state, or from the point of the box nearest to zero."""
     lower, upper = box.limits(b)
-    g = q[:, box.columns].expand(program.batch, -1)
-    constant = reduction.constant(program.q, program.b)
+    g = q[:, box.span].expand(len(constant), -1)
     if box.hinges is not None:
-        constant = constant - ((q[:, box.hinges.columns] / box.hinges.roots) ** 2).sum(1) / 2
+        constant = constant - ((q[:, box.hinges.spans[0]] / box.hinges.roots) ** 2).sum(1) / 2
     first = start["x"] if "x" in start else torch.zeros_like(g)
     finite = lower.isfinite(), upper.isfinite()
     return BoxData(
-        g, box.shift(q, b), lower, upper, first, constant.expand(program.batch),
-        bool(finite[0].any()), bool(finite[1].any()), bool(finite[0].all()) or bool(finite[1].all()),
+        g, box.shift(q, b), lower, upper, first, constant,
+        bool(finite[0].any()), bool(finite[1].any()), bool(finite[0].all()), bool(finite[0].all() and finite[1].all()),
     )  # fmt: skip

@@ -13,13 +13,14 @@ y_r = -(P x + q + A_o'y_o)_c / a. The reduced program is dense: it is for engine
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .conic_program import Cones, ConicProgram
-from .matrix import Matrix
+from .matrix import Matrix, span
 
 MOST_ENTRIES = 4_000_000
 """Largest product of rows and columns of a program that is held densely."""
@@ -38,16 +39,22 @@ class Stage:
     other_rows: Tensor
     other_columns: Tensor
 
+    @cached_property
+    def spans(self) -> tuple[slice | Tensor, slice | Tensor, slice | Tensor, slice | Tensor]:
+        """The same four, with runs as slices."""
+        return span(self.rows), span(self.columns), span(self.other_rows), span(self.other_columns)
+
 
 @dataclass(frozen=True)
 class StageMatrices:
-    """The blocks of a stage; None where a block is zero. With a leading batch axis where entries vary."""
+    """The blocks of a stage; None where a block is zero, or the pivots are ones. With a leading batch axis where entries vary."""
 
-    pivots: Tensor
+    pivots: Tensor | None
     E: Tensor
     A_oc: Tensor | None
     P_kc: Tensor | None
     P_cc: Tensor | None
+    """Its diagonal alone, where that is all."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +79,16 @@ class Reduction:
 
     def vectors(self, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """The reduced q and b, (batch, n) and (batch, m); a length of 1 stands for the whole batch."""
-        for stage, blocks in self.stages:
-            q, b = _reduce_vectors(stage, blocks, q, b)
+        q, b, _ = self.vectors_and_constant(q, b)
         return q, b
 
-    def constant(self, q: Tensor, b: Tensor) -> Tensor:
-        """What 1/2 x'P x + q'x of the original program exceeds the reduced one by, (batch,)."""
+    def vectors_and_constant(self, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The reduced q and b, and what 1/2 x'P x + q'x of the original program exceeds the reduced one by."""
         total = q.new_zeros(1)
         for stage, blocks in self.stages:
-            e = b[:, stage.rows] / blocks.pivots
-            curved = _pulled(e, blocks.P_cc)
-            costs = q[:, stage.columns]
-            total = total + (e * (costs if curved is None else costs + curved / 2)).sum(1)
-            q, b = _reduce_vectors(stage, blocks, q, b)
-        return total
+            q, b, constant = _reduce_vectors(stage, blocks, q, b)
+            total = total + constant
+        return q, b, total
 
     def lift(self, x: Tensor, y: Tensor, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """A point (x, y) of the reduced program as one of the original program, whose q and b are given.
@@ -94,15 +97,14 @@ class Reduction:
         """
         before = [(q, b)]
         for stage, blocks in self.stages[:-1]:
-            before.append(_reduce_vectors(stage, blocks, *before[-1]))
+            before.append(_reduce_vectors(stage, blocks, *before[-1])[:2])
         for (stage, blocks), (costs, sides) in zip(reversed(self.stages), reversed(before), strict=False):
-            c = _sum(_product(blocks.E, x), sides[:, stage.rows] / blocks.pivots)
+            r, c, o, k = stage.spans
+            defined = _sum(_product(blocks.E, x), _over(sides[:, r], blocks.pivots))
             push = _sum(
-                costs[:, stage.columns], _pulled(x, blocks.P_kc), _pulled(c, blocks.P_cc), _pulled(y, blocks.A_oc)
+                costs[:, c], _pulled(x, blocks.P_kc), _pulled(defined, blocks.P_cc), _pulled(y, blocks.A_oc)
             )
-            x, y = _join(x, stage.other_columns, c, stage.columns), _join(
-                y, stage.other_rows, -push / blocks.pivots, stage.rows
-            )
+            x, y = _join(x, k, defined, c), _join(y, o, _over(-push, blocks.pivots), r)
         return x, y
 
 
@@ -140,17 +142,18 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
         r, c, o, k = stage.rows, stage.columns, stage.other_rows, stage.other_columns
         pivots = torch.diagonal(_block(A, r, c), dim1=-2, dim2=-1)
         E = -_block(A, r, k) / pivots[..., None]
-        A_oc, P_kc, P_cc = _nonzero(_block(A, o, c)), _nonzero(_block(P, k, c)), _nonzero(_block(P, c, c))
+        A_oc, P_kc, P_cc = _nonzero(_block(A, o, c)), _nonzero(_block(P, k, c)), _compact(_block(P, c, c))
         P, A = _block(P, k, k), _block(A, o, k)
         if P_kc is not None:
             mixed = P_kc @ E
             P = P + mixed + mixed.mT
         if P_cc is not None:
-            P = P + E.mT @ (P_cc @ E if _is_full(P_cc) else torch.diagonal(P_cc, dim1=-2, dim2=-1)[..., None] * E)
+            P = P + E.mT @ (P_cc @ E if P_cc.ndim > 1 else P_cc[:, None] * E)
         if A_oc is not None:
             A = A + A_oc @ E
         columns = columns[k]
-        done.append((stage, StageMatrices(pivots, E, A_oc, P_kc, P_cc)))
+        ones = None if bool((pivots == 1).all()) else pivots
+        done.append((stage, StageMatrices(ones, E, A_oc, P_kc, P_cc)))
     if not stages:
         rows = torch.arange(m, device=program.q.device)
         P, A = _block(P, columns, columns), _block(A, rows, columns)
@@ -208,13 +211,17 @@ def _one_for_each_row(
     return chosen
 
 
-def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    e = b[:, stage.rows] / blocks.pivots
-    costs = _sum(q[:, stage.columns], _pulled(e, blocks.P_cc))
-    reduced = _sum(q[:, stage.other_columns], _pulled(costs, blocks.E), _product(blocks.P_kc, e))
+def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reduced q and b, and the constant that leaves the objective."""
+    r, c, o, k = stage.spans
+    e, costs = _over(b[:, r], blocks.pivots), q[:, c]
+    curved = _pulled(e, blocks.P_cc)
+    slope = _sum(costs, curved)
+    reduced = _sum(q[:, k], _pulled(slope, blocks.E), _product(blocks.P_kc, e))
     moved = _product(blocks.A_oc, e)
-    sides = b[:, stage.other_rows]
-    return reduced, sides if moved is None else sides - moved
+    # 1/2 e'P_cc e + q_c'e, with what is already there.
+    constant = torch.linalg.vecdot(e, slope + costs) / 2
+    return reduced, b[:, o] if moved is None else b[:, o] - moved, constant
 
 
 def _block(matrix: Matrix | Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -225,8 +232,11 @@ def _nonzero(block: Tensor) -> Tensor | None:
     return block if bool(block.any()) else None
 
 
-def _is_full(P_cc: Tensor) -> bool:
-    return bool((P_cc - torch.diag_embed(torch.diagonal(P_cc, dim1=-2, dim2=-1))).any())
+def _compact(block: Tensor) -> Tensor | None:
+    """A square block; its diagonal (size,) where that is all and the batch shares it; None where it is zero."""
+    if block.ndim > 2 or bool((block - torch.diag(torch.diagonal(block))).any()):
+        return _nonzero(block)
+    return _nonzero(torch.diagonal(block).clone())
 
 
 def _product(matrix: Tensor | None, rows: Tensor) -> Tensor | None:
@@ -237,9 +247,11 @@ def _product(matrix: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 def _pulled(rows: Tensor, matrix: Tensor | None) -> Tensor | None:
-    """The transposed matrix times every row."""
+    """The transposed matrix times every row; a diagonal is given as such."""
     if matrix is None:
         return None
+    if matrix.ndim == 1:
+        return rows * matrix
     return rows @ matrix if matrix.ndim == 2 else (rows[:, None] @ matrix)[:, 0]
 
 
@@ -251,7 +263,11 @@ def _sum(first: Tensor | None, *others: Tensor | None) -> Tensor:
     return total
 
 
-def _join(left: Tensor, left_places: Tensor, right: Tensor, right_places: Tensor) -> Tensor:
+def _over(rows: Tensor, pivots: Tensor | None) -> Tensor:
+    return rows if pivots is None else rows / pivots
+
+
+def _join(left: Tensor, left_places: slice | Tensor, right: Tensor, right_places: slice | Tensor) -> Tensor:
     batch = max(len(left), len(right))
     joined = left.new_empty(batch, left.shape[1] + right.shape[1])
     joined[:, left_places] = left

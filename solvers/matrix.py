@@ -226,6 +226,13 @@ class Matrix:
         return places % self.shape[0], places // self.shape[0], (summed @ values.T).T
 
 
+def span(places: Tensor) -> slice | Tensor:
+    """A run of consecutive indices as a slice, which is a view and costs nothing; other indices as they are."""
+    if len(places) and bool((torch.diff(places) == 1).all()):
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places
+
+
 def _places(entries: Tensor, chosen: Tensor, size: int) -> Tensor:
     """Place of every entry's index among the chosen ones; -1 where it is not among them."""
     places = torch.full((size,), -1, dtype=torch.int64, device=entries.device)

@@ -13,7 +13,8 @@ restart for accelerated gradient schemes", Found. Comput. Math. 15 (2015), secti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,10 +27,12 @@ from .elimination import find_stages, reduce_program, too_large
 from .recognition import find_box
 from .rows import pick_rows
 
-CHECK_EVERY = 5
-POLISH_EVERY = 100
+SHORTEST_WAIT, LONGEST_WAIT = 4, 24
+"""Iterations between two checks of the stopping test."""
+POLISH_EVERY = (20, 150)
+"""Iterations between active-set steps, without and with hinges, whose second derivatives cost more."""
 MAX_ITERATIONS = 20_000
-WORST_FOR_CONSTANT = 1e-4
+WORST_FOR_CONSTANT = 1e-2
 """Smallest mu / L for the constant momentum; below, adapting is faster."""
 
 
@@ -130,27 +133,41 @@ def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer
     x = y = data.clip_(data.start.clone())
     age, beta = torch.ones_like(x[:, :1]), curvature.momentum
     pulled = data.g / -curvature.largest
-    done = 0
+    done, wait, polished, before = 0, 0 if bool(x.any()) else LONGEST_WAIT // 2, 0, torch.inf
     while len(rows):
-        gradient, hinge = curvature.gradient(x, data)
-        if done and done % POLISH_EVERY == 0:
-            x, y, age, gradient, hinge = _polish(curvature, data, x, y, age, gradient, hinge)
-        good = data.accurate(x, gradient, hinge, tolerance)
-        if done >= MAX_ITERATIONS:
-            good = torch.ones_like(good)
-        if bool(good.any()):
-            answer.keep(rows, good, x, gradient, hinge, done)
-            rows, x, y, age = pick_rows(~good, rows, x, y, age)
-            data = data.pick(~good)
-            pulled = data.g / -curvature.largest
-        for _ in range(CHECK_EVERY if len(rows) else 0):
+        for _ in range(wait):
             new = curvature.descend(y, pulled, data)
             if beta is None:
                 x, y, age = adapt(x, y, new, age)
             else:
                 x, y = new, torch.lerp(x, new, 1 + beta)
-        done += CHECK_EVERY
+        done += wait
+        gradient, hinge = curvature.gradient(x, data)
+        if done - polished >= POLISH_EVERY[curvature.W is not None]:
+            x, y, age, gradient, hinge = _polish(curvature, data, x, y, age, gradient, hinge)
+            polished = done
+        excess = data.excess(x, gradient, hinge, tolerance)
+        good = excess <= 1
+        if done >= MAX_ITERATIONS:
+            good = torch.ones_like(good)
+        if bool(good.any()):
+            answer.keep(rows, good, x, gradient, hinge, done)
+            rows, x, y, age, excess = pick_rows(~good, rows, x, y, age, excess)
+            data = data.pick(~good)
+            pulled = data.g / -curvature.largest
+        wait, before = _wait(excess, before, wait)
     return answer
+
+
+def _wait(excess: Tensor, before: float, waited: int) -> tuple[int, float]:
+    """Iterations until the next check, from how fast the middle row came down since the last; and where it is now."""
+    if not len(excess):
+        return 0, before
+    now = float(excess.median())
+    if not 1 < now < before < torch.inf:
+        return SHORTEST_WAIT, now
+    left = waited * math.log(now) / math.log(before / now)
+    return int(min(max(left / 2, SHORTEST_WAIT), LONGEST_WAIT)), now
 
 
 def adapt(x: Tensor, y: Tensor, new: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,12 +13,14 @@ provided that l <= -f / p. So a cvxpy model of ReLU potentials, ``sum_squares(po
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .elimination import Reduction
+from .matrix import span
 
 ROUNDING = 1e-12
 
@@ -49,6 +51,11 @@ class Hinges:
     scales: Tensor
     W: Tensor
 
+    @cached_property
+    def spans(self) -> tuple[slice | Tensor, slice | Tensor]:
+        """Columns and rows, with runs as slices."""
+        return span(self.columns), span(self.rows)
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -70,14 +77,20 @@ class Bounds:
     coefficients: Tensor
     repeated: bool
 
+    @cached_property
+    def spans(self) -> tuple[slice | Tensor, slice | Tensor]:
+        """Rows and unknowns, with runs as slices."""
+        return span(self.rows), span(self.unknowns)
+
     def limits(self, b: Tensor, size: int) -> Tensor:
         """The tightest bound of every unknown, (batch, unknowns)."""
         worst = b.new_full((len(b), size), -self.sign * torch.inf)
         if not len(self.rows):
             return worst
-        values = b[:, self.rows] / self.coefficients
+        rows, unknowns = self.spans
+        values = b[:, rows] / self.coefficients
         if not self.repeated:
-            worst[:, self.unknowns] = values
+            worst[:, unknowns] = values
             return worst
         how = "amax" if self.sign > 0 else "amin"
         return worst.scatter_reduce(1, self.unknowns.expand(len(b), -1), values, how)
@@ -86,9 +99,10 @@ class Bounds:
         """Give the gradient's part that pushes against these bounds to their rows; of several to the tightest."""
         if not len(self.rows):
             return
-        push = (self.sign * gradient).clamp_min(0)
+        push = (self.sign * gradient).clamp_(min=0)
         if not self.repeated:
-            y[:, self.rows] = push[:, self.unknowns] / self.coefficients.abs()
+            rows, unknowns = self.spans
+            y[:, rows] = push[:, unknowns] / self.coefficients.abs()
             return
         limits = self.limits(b, gradient.shape[1])
         for row, unknown, coefficient in zip(self.rows, self.unknowns, self.coefficients, strict=True):
@@ -114,6 +128,11 @@ class Box:
     upper: Bounds
     hinges: Hinges | None
 
+    @cached_property
+    def span(self) -> slice | Tensor:
+        """The columns, a run as a slice."""
+        return span(self.columns)
+
     def limits(self, b: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of the unknowns, (batch, unknowns)."""
         size = len(self.columns)
@@ -123,7 +142,8 @@ class Box:
         """The offsets w of the hinges, (batch, hinges)."""
         if self.hinges is None:
             return None
-        return q[:, self.hinges.columns] / self.hinges.roots - b[:, self.hinges.rows] * self.hinges.scales
+        columns, rows = self.hinges.spans
+        return q[:, columns] / self.hinges.roots - b[:, rows] * self.hinges.scales
 
     def smooth(self, q: Tensor, b: Tensor) -> Tensor:
         """Which instances have hinges without kinks, (batch,)."""
@@ -137,11 +157,11 @@ class Box:
     def points(self, x: Tensor, gradient: Tensor, hinge: Tensor | None, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Primal and dual point of the reduced program at x, given the gradient and (W x + w)_+ there."""
         whole, y = x.new_zeros(len(x), q.shape[1]), x.new_zeros(len(x), b.shape[1])
-        whole[:, self.columns] = x
+        whole[:, self.span] = x
         if self.hinges is not None and hinge is not None:
-            vertex = q[:, self.hinges.columns] / self.hinges.roots**2
-            whole[:, self.hinges.columns] = hinge / self.hinges.roots - vertex
-            y[:, self.hinges.rows] = hinge * self.hinges.scales
+            columns, rows = self.hinges.spans
+            whole[:, columns] = hinge / self.hinges.roots - q[:, columns] / self.hinges.roots**2
+            y[:, rows] = hinge * self.hinges.scales
         self.lower.fill_duals(y, gradient, b)
         self.upper.fill_duals(y, gradient, b)
         return whole, y
