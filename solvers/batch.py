@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from .conic import SETTINGS
 from .engine import Engine
 from .reference import batch_size, solve_reference
 from .solution import Solution, judge
+from .tensors import as_tensor, one_device
 
 ENGINES: dict[str, Engine] = {
     engine.name: engine
@@ -89,7 +89,7 @@ def solve(
     chosen = choose_engine(subproblem, engine)
     if isinstance(chosen, str):
         return solve_reference(subproblem, tensors, solver=chosen, tolerance=tolerance)
-    batch, device = batch_size(subproblem, tensors), _device(subproblem, tensors)
+    batch, device = batch_size(subproblem, tensors), one_device(subproblem.name, tensors)
     start = _starting_point(subproblem, warm_start, batch, device)
     began = time.perf_counter()
     answer = chosen.run(subproblem, tensors, start, tolerance)
@@ -139,9 +139,9 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
     wrong += [f"missing {name!r}" for name in shapes if name not in data]
     if wrong:
         raise UsageError(f"{subproblem.name}: {', '.join(wrong)}; expected the data {', '.join(map(repr, shapes))}.")
-    tensors, batch, device = {}, None, _device(subproblem, data)
+    tensors, batch, device = {}, None, one_device(subproblem.name, data)
     for name, shape in shapes.items():
-        array = _as_tensor(f"{subproblem.name}: {name!r}", data[name], device)
+        array = as_tensor(f"{subproblem.name}: {name!r}", data[name], device)
         if subproblem.is_shared(name):
             if tuple(array.shape) != shape:
                 raise UsageError(
@@ -162,29 +162,6 @@ def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Ten
     return tensors
 
 
-def _device(subproblem: Subproblem, data: Mapping[str, Any]) -> torch.device:
-    """The one device of the tensors among the data; numpy arrays go there (the CPU where there are no tensors)."""
-    devices = {value.device for value in data.values() if isinstance(value, Tensor)}
-    if len(devices) > 1:
-        seen = ", ".join(sorted(map(str, devices)))
-        raise UsageError(f"{subproblem.name}: the data are on several devices ({seen}); expected one: move them.")
-    return devices.pop() if devices else torch.device("cpu")
-
-
-def _as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
-    """Real numbers as a float64 tensor on a device."""
-    if isinstance(values, Tensor):
-        if values.device != device:
-            raise UsageError(f"{what} is on {values.device}, but the data are on {device}; move it there.")
-        if values.is_complex():
-            raise UsageError(f"{what} has type {values.dtype}; expected real numbers.")
-        return values.detach().to(torch.float64)
-    array = np.asarray(values)
-    if array.dtype.kind not in "iubf":
-        raise UsageError(f"{what} has type {array.dtype}; expected real numbers.")
-    return torch.as_tensor(np.array(array, dtype=np.float64), device=device)
-
-
 def _starting_point(
     subproblem: Subproblem, warm_start: Solution | Mapping[str, Any] | None, batch: int, device: torch.device
 ) -> dict[str, Tensor]:
@@ -198,7 +175,7 @@ def _starting_point(
         given: Mapping[str, Any] = {name: value for name, value in values.items() if name in shapes}
     else:
         given = warm_start
-    start = {name: _as_tensor(f"the warm start {name!r}", value, device) for name, value in given.items()}
+    start = {name: as_tensor(f"the warm start {name!r}", value, device) for name, value in given.items()}
     for name, value in start.items():
         if name not in shapes:
             raise UsageError(f"the warm start has an unknown {name!r}; known: {', '.join(map(repr, shapes))}.")

@@ -16,9 +16,10 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 from .canonical import Affine, Canonical, ParameterEntry
 from .conic_program import ConicProgram
-from .matrix import Matrix, OwnEntries, SharedMatrix
+from .matrix import Matrix, OwnEntries, SharedMatrix, span
 
 SIGNED = {"nonneg": "at least zero", "nonpos": "at most zero", "pos": "above zero", "neg": "below zero"}
+CPU = torch.device("cpu")
 SLACK = 1e-9
 """How far a parameter may miss a sign or a symmetry, relative to its size: rounding, not an error."""
 
@@ -27,16 +28,19 @@ SLACK = 1e-9
 class BatchedMap:
     """One affine map with its columns split into those of batched parameters and the rest.
 
-    `places` are the entries that vary; `scatter` maps the batched parameters to them.
+    `places` are the entries that vary, `rows` their rows; `scatter` maps the batched parameters to them. `single` holds
+    the column and coefficient of every place, where each has one; no coefficients where they are all ones.
     """
 
     affine: Affine
     rest: np.ndarray
     places: np.ndarray
+    rows: Tensor
     scatter: SharedMatrix
+    single: tuple[slice | Tensor, Tensor | None] | None
 
     @staticmethod
-    def of(affine: Affine, batched: np.ndarray) -> BatchedMap:
+    def of(affine: Affine, batched: np.ndarray, device: torch.device) -> BatchedMap:
         """Split a map; `batched` holds the columns of batched parameters."""
         width = affine.map.shape[1]
         rest = np.setdiff1d(np.arange(width), batched)
@@ -44,8 +48,16 @@ class BatchedMap:
         own = affine.map[:, batched].tocsr() if width > 1 else affine.map[:, :0].tocsr()
         places = np.flatnonzero(np.diff(own.indptr))
         part = own[places].tocoo()
-        entries = (torch.as_tensor(np.asarray(item)) for item in (part.row.astype(int), part.col.astype(int), part.data))
-        return BatchedMap(affine, rest, places, SharedMatrix(*entries, (len(places), len(batched))))
+        rows, columns, values = (
+            torch.as_tensor(np.asarray(item), device=device)
+            for item in (part.row.astype(int), part.col.astype(int), part.data)
+        )
+        single = None
+        if len(rows) == len(places) and bool((torch.diff(rows) == 1).all()):
+            single = span(columns), None if bool((values == 1).all()) else values
+        where = torch.as_tensor(affine.rows[places], device=device)
+        scatter = SharedMatrix(rows, columns, values, (len(places), len(batched)))
+        return BatchedMap(affine, rest, places, where, scatter, single)
 
     def constant(self, vector: np.ndarray) -> np.ndarray:
         """The part of every entry that does not vary."""
@@ -53,21 +65,11 @@ class BatchedMap:
 
     def varying(self, batched: Tensor) -> Tensor:
         """The part that varies, (batch, places), of the batched parameters (batch, columns)."""
-        single = self._single
-        if single is None:
+        if self.single is None:
             return self.scatter.times(batched)
-        columns, coefficients = single
+        columns, coefficients = self.single
         values = batched[:, columns]
         return values if coefficients is None else values * coefficients
-
-    @property
-    def _single(self) -> tuple[Tensor, Tensor | None] | None:
-        """Column and coefficient of every place, where each has one."""
-        count = len(self.places)
-        if len(self.scatter.rows) != count or not bool((self.scatter.rows == torch.arange(count)).all()):
-            return None
-        plain = bool((self.scatter.values == 1).all())
-        return self.scatter.columns, None if plain else self.scatter.values
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,16 @@ class Sharing:
     form : Canonical
     batched : tuple of str
         Names of the parameters that vary over the batch; the others are shared.
+    device : torch.device
     """
 
-    def __init__(self, form: Canonical, batched: tuple[str, ...]) -> None:
-        self.form, self.batched = form, batched
+    def __init__(self, form: Canonical, batched: tuple[str, ...], device: torch.device = CPU) -> None:
+        self.form, self.batched, self.device = form, batched, device
         ranges = [np.arange(entry.column, entry.column + len(entry.places))
                   for entry in (form.parameters[name] for name in batched)]  # fmt: skip
         columns = np.concatenate([np.zeros(0, dtype=int), *ranges])
         self.P, self.A, self.q, self.b, self.offset = (
-            BatchedMap.of(affine, columns) for affine in (form.P, form.A, form.q, form.b, form.offset)
+            BatchedMap.of(affine, columns, device) for affine in (form.P, form.A, form.q, form.b, form.offset)
         )
 
     def constants(self, shared: Mapping[str, Tensor]) -> Constants:
@@ -111,8 +114,8 @@ class Sharing:
         n, m = form.variables, form.rows
         matrices = [
             SharedMatrix(
-                torch.as_tensor(part.affine.rows), torch.as_tensor(part.affine.columns),
-                torch.as_tensor(part.constant(vector)), shape,
+                *(torch.as_tensor(item, device=self.device)
+                  for item in (part.affine.rows, part.affine.columns, part.constant(vector))), shape,
             )
             for part, shape in ((self.P, (n, n)), (self.A, (m, n)))
         ]  # fmt: skip
@@ -120,13 +123,13 @@ class Sharing:
         for part, length in ((self.q, n), (self.b, m), (self.offset, 1)):
             filled = np.zeros(length)
             filled[part.affine.rows] = part.constant(vector)
-            vectors.append(torch.as_tensor(filled))
+            vectors.append(torch.as_tensor(filled, device=self.device))
         return Constants(*matrices, *vectors)
 
     def program(self, constants: Constants, own: Mapping[str, Tensor], batch: int) -> ConicProgram:
         """The conic programs of instances whose batched parameters are given, (batch, ...) each."""
         flat = [_flatten(own[name], self.form.parameters[name]) for name in self.batched]
-        vector = torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0, dtype=torch.float64)
+        vector = torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0, dtype=torch.float64, device=self.device)
         return ConicProgram(
             _matrix(constants.P, self.P, vector), _vector(constants.q, self.q, vector),
             _matrix(constants.A, self.A, vector), _vector(constants.b, self.b, vector),
@@ -137,15 +140,15 @@ class Sharing:
 def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
     """A batched parameter as rows of its reduced entries."""
     rows = values.reshape(len(values), -1)
-    places = torch.as_tensor(entry.places)
-    in_order = len(places) == rows.shape[1] and bool((places == torch.arange(len(places))).all())
-    return rows if in_order else rows[:, places]
+    places = span(torch.as_tensor(entry.places, device=values.device))
+    return rows[:, places]
 
 
 def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:
     if not len(part.places):
         return Matrix(common)
-    rows, columns = common.rows[part.places], common.columns[part.places]
+    places = torch.as_tensor(part.places, device=common.values.device)
+    rows, columns = common.rows[places], common.columns[places]
     return Matrix(common, OwnEntries(rows, columns, part.varying(vector), common.shape))
 
 
@@ -153,10 +156,9 @@ def _vector(common: Tensor, part: BatchedMap, vector: Tensor) -> Tensor:
     if not len(part.places):
         return common[None]
     values = part.varying(vector)
-    rows = torch.as_tensor(part.affine.rows[part.places])
-    if len(rows) == len(common):
-        return values.add_(common[rows]) if part._single is None else values + common[rows]
-    return common.expand(len(vector), -1).clone().index_add_(1, rows, values)
+    if len(part.rows) == len(common):
+        return values + common[part.rows]
+    return common.expand(len(vector), -1).clone().index_add_(1, part.rows, values)
 
 
 def check_parameters(form: Canonical, values: Mapping[str, Tensor], batched: Mapping[str, bool]) -> None:

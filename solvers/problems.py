@@ -1,0 +1,204 @@
+"""solve_problem: any disciplined parametrized cvxpy problem, solved for a batch of parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import cvxpy as cp
+import torch
+from torch import Tensor
+
+from ..formulations.errors import UsageError
+from .canonical import Canonical, canonicalize
+from .conic_batch import solve_conic_batch
+from .conic_engine import Runner, Start
+from .conic_engines import REFERENCE, choose, spread
+from .conic_program import ConicProgram
+from .parametrized import Constants, Sharing
+from .problem_answers import Answers
+from .problem_batch import Batch, check_batch
+from .solution import Solution
+from .warm_starts import check_ids, recall, remember
+
+CHUNK_BYTES = 200_000_000
+"""What the arrays of a chunk of instances may take, roughly."""
+ARRAYS = 12
+"""How many arrays of the size of an instance an engine holds, roughly."""
+MOST_ROWS = 1024
+"""Largest chunk: its rows still fit a cache when they are short."""
+KEPT_RUNNERS = 8
+
+
+@dataclass
+class Compiled:
+    """A problem's canonical form, and the work that later solves of it use again."""
+
+    form: Canonical
+    sharings: dict[tuple[Any, ...], Sharing] = field(default_factory=dict)
+    runners: dict[tuple[Any, ...], tuple[str, Runner]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is solved: its maps, its engine, and the reference that is asked last (None where that is it)."""
+
+    sharing: Sharing
+    constants: Constants
+    engine: str
+    runner: Runner
+    reference: Runner | None
+    rows: int
+
+    def program(self, batch: Batch, places: Tensor) -> ConicProgram:
+        """The conic programs of some instances."""
+        return self.sharing.program(self.constants, batch.own(places), len(places))
+
+
+_COMPILED: WeakKeyDictionary[cp.Problem, Compiled] = WeakKeyDictionary()
+
+
+def solve_problem(
+    problem: cp.Problem,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    engine: str | None = None,
+    warm_start: Solution | None = None,
+    ids: Sequence[Hashable] | None = None,
+    tolerance: float = 1e-6,
+    processes: int = 1,
+) -> Solution:
+    """Solve a cvxpy problem for a batch of parameters.
+
+    The problem is canonicalized at its first solve; later ones, with whatever parameters, use the same form. An
+    engine is found by the structure of the canonical program.
+
+    Parameters
+    ----------
+    problem : cvxpy.Problem
+        DCP and DPP; its Parameters have names.
+    parameters : mapping of arrays
+        Parameter name -> numpy array or tensor; those that vary over the batch have a leading batch axis, the others
+        their own shape. Solved in float64 on the device of the tensors.
+    engine : str, optional
+        A name of `CONIC_ENGINES`; by default the first that can solve the program.
+    warm_start : Solution, optional
+        An earlier solution of the same instances, or of instances with the same `ids`. Used by the engines that have
+        warm starts, when the same engine made it; `CONIC_ENGINES[name].warm` says what it does.
+    ids : sequence, optional
+        A distinct name for every instance. Instances are then found by name in `warm_start`, whatever its order; the
+        solution remembers those of earlier batches too.
+    tolerance : float
+        An instance is solved when its primal and dual residual and its gap, relative, on the canonical program,
+        are at most this (see conic_residuals.py).
+    processes : int
+        Processes among which the engines that solve one by one (Clarabel, SCS, OSQP) share the batch.
+
+    Returns
+    -------
+    Solution
+        Instances that miss the tolerance are solved again, at last by Clarabel, and `Solution.again` says which; what
+        still misses is marked in `Solution.status`. Infeasible and unbounded ones come with a checked ray. Variables
+        and objective carry gradients where parameters require them (see implicit.py).
+
+    Raises
+    ------
+    NotDisciplinedError
+        If the problem is not DCP or not DPP.
+    UsageError
+        If a name, shape or value does not fit, or the engine is unknown or cannot solve the problem.
+    CanonicalFormError
+        If this version of cvxpy canonicalizes the problem to a form that is not understood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, p = cp.Variable(3, name="x"), cp.Parameter(3, name="p")
+    >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
+    >>> solution = solve_problem(problem, {"p": np.array([[-1.0, 2.0, -3.0]])})
+    >>> solution.variables["x"]
+    tensor([[0., 2., 0.]], dtype=torch.float64)
+    >>> solution.engine
+    'projected_gradient'
+    """
+    _check_arguments(problem, warm_start, tolerance, processes)
+    began = time.perf_counter()
+    compiled = compile_problem(problem)
+    compiling = time.perf_counter() - began
+    batch = check_batch(compiled.form, parameters or {})
+    names = check_ids(ids, batch.size)
+    began = time.perf_counter()
+    plan = make_plan(compiled, batch, engine, processes)
+    prepared = time.perf_counter()
+    answers = Answers.empty(compiled.form, batch)
+    for places, start in _chunks(batch, plan, *recall(warm_start, plan.engine, names, batch.size)):
+        program = plan.program(batch, places)
+        answers.keep(places, program, solve_conic_batch(program, plan.runner, start, tolerance, plan.reference))
+    kept, state = remember(warm_start, plan.engine, names, answers.state)
+    seconds = time.perf_counter() - prepared, compiling + prepared - began
+    return answers.solution(plan.engine, tolerance, seconds, kept, state)
+
+
+def compile_problem(problem: cp.Problem) -> Compiled:
+    """The canonical form of a problem; made once, and kept as long as the problem lives."""
+    if problem not in _COMPILED:
+        _COMPILED[problem] = Compiled(canonicalize(problem))
+    return _COMPILED[problem]
+
+
+def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: int = 1) -> Plan:
+    """Choose an engine for a batch, with all work that depends on the shared parameters alone.
+
+    Raises
+    ------
+    UsageError
+        If the engine is unknown or cannot solve the problem.
+    """
+    key = (batch.batched, str(batch.device))
+    if key not in compiled.sharings:
+        compiled.sharings[key] = Sharing(compiled.form, batch.batched, batch.device)
+    sharing = compiled.sharings[key]
+    constants = sharing.constants(batch.shared)
+    varying = sum(len(part.places) for part in (sharing.P, sharing.A))
+    row = 8 * (ARRAYS * (compiled.form.variables + compiled.form.rows) + ARRAYS * varying)
+    rows = max(1, min(MOST_ROWS, CHUNK_BYTES // row))
+    shared = hashlib.blake2b(b"".join(value.cpu().numpy().tobytes() for value in batch.shared.values())).digest()
+
+    def runner(name: str | None) -> tuple[str, Runner]:
+        key = (name, batch.batched, str(batch.device), shared)
+        if key not in compiled.runners:
+            if len(compiled.runners) >= KEPT_RUNNERS:
+                compiled.runners.pop(next(iter(compiled.runners)))
+            some = torch.arange(min(rows, batch.size), device=batch.device)
+            compiled.runners[key] = choose(sharing.program(constants, batch.own(some), len(some)), name)
+        return compiled.runners[key]
+
+    used, run = runner(engine)
+    reference = None if used == REFERENCE else runner(REFERENCE)[1]
+    if processes > 1:
+        run, rows = spread(used, run, processes), batch.size
+    return Plan(sharing, constants, used, run, reference, rows)
+
+
+def _chunks(batch: Batch, plan: Plan, state: dict[str, Tensor], known: Tensor) -> Iterator[tuple[Tensor, Start]]:
+    """Places of instances that are solved together, with their warm start; those with a past and those without apart."""
+    every = torch.arange(batch.size, device=batch.device)
+    for places, warm in ((every[known], True), (every[~known], False)) if bool(known.any()) else ((every, False),):
+        for some in torch.split(places, plan.rows) if len(places) else ():
+            yield some, {name: values[some] for name, values in state.items()} if warm else {}
+
+
+def _check_arguments(problem: Any, warm_start: Any, tolerance: Any, processes: Any) -> None:
+    if not isinstance(problem, cp.Problem):
+        raise UsageError(f"the problem is {problem!r}; expected a cvxpy.Problem.")
+    if not isinstance(tolerance, Real) or not 0 < tolerance < 1:
+        raise UsageError(f"tolerance is {tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
+    if warm_start is not None and not isinstance(warm_start, Solution):
+        raise UsageError(f"warm_start is {type(warm_start).__name__}; expected a Solution of an earlier solve.")
+    if isinstance(processes, bool) or not isinstance(processes, Integral) or processes < 1:
+        raise UsageError(f"processes is {processes!r}; expected a whole number, 1 or more.")
