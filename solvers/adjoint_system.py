@@ -20,6 +20,7 @@ from .elimination import Reduction
 REGULARIZATION = 1e-8
 """Added to the scaled system, and taken out again by refinement."""
 REFINEMENTS = 3
+SCALINGS = 5
 RESIDUAL = 1e-9
 """Systems that refinement leaves with more than this, relative, are solved for the least norm."""
 RANK = 1e-12
@@ -140,11 +141,10 @@ def _times(matrix: Tensor, rows: Tensor) -> Tensor:
 
 
 def _solve_symmetric(K: Tensor, sides: Tensor, signs: Tensor) -> Tensor:
-    """Solve quasi-definite systems; singular ones for the least norm of the best solution."""
+    """Solve quasi-definite systems; singular ones for the least norm, after scaling, of the best solution."""
     if not K.numel():
         return torch.zeros_like(sides)
-    largest = K.abs().amax(2)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest)).rsqrt()
+    scale = _equilibrium(K)
     scaled = K * scale[:, :, None] * scale[:, None, :]
     factors, pivots, _ = torch.linalg.lu_factor_ex(scaled + torch.diag(signs * REGULARIZATION))
     wanted = (sides * scale)[..., None]
@@ -152,11 +152,21 @@ def _solve_symmetric(K: Tensor, sides: Tensor, signs: Tensor) -> Tensor:
     for _ in range(REFINEMENTS):
         z = z + torch.linalg.lu_solve(factors, pivots, left)
         left = wanted - scaled @ z
-    found = z[..., 0] * scale
     bad = (~(left.abs().amax((1, 2)) <= RESIDUAL * wanted.abs().amax((1, 2)))).nonzero()[:, 0]
     if len(bad):
-        sizes, vectors = torch.linalg.eigh(K[bad])
+        sizes, vectors = torch.linalg.eigh(scaled[bad])
         nonzero = sizes.abs() > RANK * sizes.abs().amax(1, keepdim=True)
         inverse = torch.where(nonzero, 1 / torch.where(nonzero, sizes, 1), 0)
-        found[bad] = (vectors @ (inverse[..., None] * (vectors.mT @ sides[bad][..., None])))[..., 0]
-    return found
+        z[bad] = vectors @ (inverse[..., None] * (vectors.mT @ wanted[bad]))
+    return z[..., 0] * scale
+
+
+def _equilibrium(K: Tensor) -> Tensor:
+    """Scales that bring the largest entry of every row and column near one (Ruiz)."""
+    sizes, scale = K.abs(), torch.ones_like(K[:, 0])
+    for _ in range(SCALINGS):
+        largest = sizes.amax(2)
+        factor = torch.where(largest > 0, largest, torch.ones_like(largest)).rsqrt()
+        sizes.mul_(factor[:, :, None]).mul_(factor[:, None, :])
+        scale = scale * factor
+    return scale

@@ -4,9 +4,9 @@ cvxpy writes ``sum_squares(W x - b)`` as ``y'y`` with ``y == W x - b``. Such a r
 equality has, is solved for x_j and x_j substituted. In blocks, with the defined variables c, the others k, the
 definitions r and the other rows o,
 
-    x_c = e + E x_k,    E = -A_rk / a,    e = b_r / a,    a the diagonal of A_rc,
+    x_c = e - D x_k,    D = A_rk / a,    e = b_r / a,    a the diagonal of A_rc,
 
-the objective gets  P_kk + P_kc E + E'P_ck + E'P_cc E,  the other rows  A_ok + A_oc E,  and the duals come back as
+the objective gets  P_kk - P_kc D - D'P_ck + D'P_cc D,  the other rows  A_ok - A_oc D,  and the duals come back as
 y_r = -(P x + q + A_o'y_o)_c / a. The reduced program is dense: it is for engines that live on dense products.
 """
 
@@ -50,7 +50,7 @@ class StageMatrices:
     """The blocks of a stage; None where a block is zero, or the pivots are ones. With a leading batch axis where entries vary."""
 
     pivots: Tensor | None
-    E: Tensor
+    D: Tensor
     A_oc: Tensor | None
     P_kc: Tensor | None
     P_cc: Tensor | None
@@ -100,10 +100,8 @@ class Reduction:
             before.append(_reduce_vectors(stage, blocks, *before[-1])[:2])
         for (stage, blocks), (costs, sides) in zip(reversed(self.stages), reversed(before), strict=False):
             r, c, o, k = stage.spans
-            defined = _sum(_product(blocks.E, x), _over(sides[:, r], blocks.pivots))
-            push = _sum(
-                costs[:, c], _pulled(x, blocks.P_kc), _pulled(defined, blocks.P_cc), _pulled(y, blocks.A_oc)
-            )
+            defined = _over(sides[:, r], blocks.pivots) - _product(blocks.D, x)
+            push = _sum(costs[:, c], (x, blocks.P_kc), (defined, blocks.P_cc), (y, blocks.A_oc))
             x, y = _join(x, k, defined, c), _join(y, o, _over(-push, blocks.pivots), r)
         return x, y
 
@@ -141,19 +139,19 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
     for stage in stages:
         r, c, o, k = stage.rows, stage.columns, stage.other_rows, stage.other_columns
         pivots = torch.diagonal(_block(A, r, c), dim1=-2, dim2=-1)
-        E = -_block(A, r, k) / pivots[..., None]
+        ones = bool((pivots == 1).all())
+        D = _block(A, r, k) if ones else _block(A, r, k) / pivots[..., None]
         A_oc, P_kc, P_cc = _nonzero(_block(A, o, c)), _nonzero(_block(P, k, c)), _compact(_block(P, c, c))
         P, A = _block(P, k, k), _block(A, o, k)
         if P_kc is not None:
-            mixed = P_kc @ E
-            P = P + mixed + mixed.mT
+            mixed = P_kc @ D
+            P = P - mixed - mixed.mT
         if P_cc is not None:
-            P = P + E.mT @ (P_cc @ E if P_cc.ndim > 1 else P_cc[:, None] * E)
+            P = _add_square(P, D, P_cc)
         if A_oc is not None:
-            A = A + A_oc @ E
+            A = A - A_oc @ D
         columns = columns[k]
-        ones = None if bool((pivots == 1).all()) else pivots
-        done.append((stage, StageMatrices(ones, E, A_oc, P_kc, P_cc)))
+        done.append((stage, StageMatrices(None if ones else pivots, D, A_oc, P_kc, P_cc)))
     if not stages:
         rows = torch.arange(m, device=program.q.device)
         P, A = _block(P, columns, columns), _block(A, rows, columns)
@@ -215,10 +213,11 @@ def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -
     """Reduced q and b, and the constant that leaves the objective."""
     r, c, o, k = stage.spans
     e, costs = _over(b[:, r], blocks.pivots), q[:, c]
-    curved = _pulled(e, blocks.P_cc)
-    slope = _sum(costs, curved)
-    reduced = _sum(q[:, k], _pulled(slope, blocks.E), _product(blocks.P_kc, e))
-    moved = _product(blocks.A_oc, e)
+    slope = _sum(costs, (e, blocks.P_cc))
+    reduced = q[:, k] - _pulled(slope, blocks.D)
+    if blocks.P_kc is not None:
+        reduced = reduced + _product(blocks.P_kc, e)
+    moved = None if blocks.A_oc is None else _product(blocks.A_oc, e)
     # 1/2 e'P_cc e + q_c'e, with what is already there.
     constant = torch.linalg.vecdot(e, slope + costs) / 2
     return reduced, b[:, o] if moved is None else b[:, o] - moved, constant
@@ -239,28 +238,34 @@ def _compact(block: Tensor) -> Tensor | None:
     return _nonzero(torch.diagonal(block).clone())
 
 
-def _product(matrix: Tensor | None, rows: Tensor) -> Tensor | None:
+def _add_square(P: Tensor, D: Tensor, P_cc: Tensor) -> Tensor:
+    """P + D'P_cc D."""
+    if P_cc.ndim > 1:
+        return P + D.mT @ (P_cc @ D)
+    if bool((P_cc == P_cc[0]).all()):
+        # One number: D need not be multiplied, which for matrices of their own is a pass over all of them.
+        return P + P_cc[0] * (D.mT @ D)
+    return P + D.mT @ (P_cc[:, None] * D)
+
+
+def _product(matrix: Tensor, rows: Tensor) -> Tensor:
     """The matrix times every row."""
-    if matrix is None:
-        return None
     return rows @ matrix.T if matrix.ndim == 2 else (matrix @ rows[..., None])[..., 0]
 
 
-def _pulled(rows: Tensor, matrix: Tensor | None) -> Tensor | None:
+def _pulled(rows: Tensor, matrix: Tensor) -> Tensor:
     """The transposed matrix times every row; a diagonal is given as such."""
-    if matrix is None:
-        return None
     if matrix.ndim == 1:
         return rows * matrix
     return rows @ matrix if matrix.ndim == 2 else (rows[:, None] @ matrix)[:, 0]
 
 
-def _sum(first: Tensor | None, *others: Tensor | None) -> Tensor:
-    total = first
-    for other in others:
-        total = other if total is None else total if other is None else total + other
-    assert total is not None
-    return total
+def _sum(first: Tensor, *others: tuple[Tensor, Tensor | None]) -> Tensor:
+    """A sum with the products of rows and transposed matrices; those of zero matrices are left out."""
+    for rows, matrix in others:
+        if matrix is not None:
+            first = first + _pulled(rows, matrix)
+    return first
 
 
 def _over(rows: Tensor, pivots: Tensor | None) -> Tensor:

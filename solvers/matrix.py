@@ -192,8 +192,12 @@ class Matrix:
         inside = (places[1] >= 0) & (others[1] >= 0)
         if not bool(inside.any()):
             return common
-        flat = places[1][inside] * len(columns) + others[1][inside]
         own = self.own.values if bool(inside.all()) else self.own.values[:, inside]
+        down = others[1][inside] * len(rows) + places[1][inside]
+        if len(down) == common.numel() and bool((torch.diff(down) == 1).all()) and not bool(common.any()):
+            # They are the block, column by column: a view, where copies of every instance's matrix would cost most.
+            return own.reshape(-1, len(columns), len(rows)).mT
+        flat = places[1][inside] * len(columns) + others[1][inside]
         made = common.reshape(1, -1).repeat(len(own), 1)
         return made.index_add_(1, flat, own).reshape(-1, len(rows), len(columns))
 

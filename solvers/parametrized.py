@@ -129,7 +129,8 @@ class Sharing:
     def program(self, constants: Constants, own: Mapping[str, Tensor], batch: int) -> ConicProgram:
         """The conic programs of instances whose batched parameters are given, (batch, ...) each."""
         flat = [_flatten(own[name], self.form.parameters[name]) for name in self.batched]
-        vector = torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0, dtype=torch.float64, device=self.device)
+        none = torch.zeros(batch, 0, dtype=torch.float64, device=self.device)
+        vector = flat[0] if len(flat) == 1 else torch.cat([none, *flat], dim=1)
         return ConicProgram(
             _matrix(constants.P, self.P, vector), _vector(constants.q, self.q, vector),
             _matrix(constants.A, self.A, vector), _vector(constants.b, self.b, vector),
@@ -139,9 +140,10 @@ class Sharing:
 
 def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
     """A batched parameter as rows of its reduced entries."""
-    rows = values.reshape(len(values), -1)
-    places = span(torch.as_tensor(entry.places, device=values.device))
-    return rows[:, places]
+    if len(entry.places) == values[0].numel():
+        # All of them, by columns.
+        return values.permute(0, *range(values.ndim - 1, 0, -1)).reshape(len(values), -1)
+    return values.reshape(len(values), -1)[:, torch.as_tensor(entry.places, device=values.device)]
 
 
 def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:

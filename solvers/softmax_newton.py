@@ -2,17 +2,17 @@
 
     minimize_x   1/2 x'P x + q'x + sum_k w_k log sum_{i in k} exp(z_i),        z = A x + c .
 
-With P = C C' and x = -P^{-1} q + T v, T'P T = I, this is 1/2 |v|^2 + sum_k w_k lse_k(S v + c - A P^{-1} q): only the
-part of x that the arguments see remains (S = A T has the rank of A), and nothing cancels where P is small. With p the
-softmax of every term, the gradient is v + S'(w p), the Hessian I + S' diag(w) (diag(p) - p p') S.
+With p the softmax of every term the gradient is P x + q + A'(w p), the Hessian P + A' diag(w) (diag(p) - p p') A.
+Steps are taken as dx = T dv in coordinates with T'P T = I that span only what the arguments see, so that their Hessian
+is I + S' diag(w) (diag(p) - p p') S with S = A T of full column rank: 10 unknowns for 10 arguments of 500 features.
 
-Where A P^{-1} A' is diagonal (proximal maps) v has one entry for each argument, S = diag(s), and Newton's equations
+Where A P^{-1} A' is diagonal (proximal maps) dv has one entry for each argument, S = diag(s), and Newton's equations
 are solved by Sherman-Morrison in each term: with D = 1 / (1 + w s^2 p) and gradient F,
 
     direction = -D (F + w s p sigma),        sigma = sum(D s p F) / sum(D p),
 
 where sum(D p) = 1 - w sum(D s^2 p^2) does not cancel. Otherwise by a Cholesky factor for each instance. Steps are
-damped by Armijo backtracking; rows that have converged leave the batch.
+damped by Armijo backtracking; rows that have converged leave the batch. The start is the minimizer of the quadratic.
 
 Sources: Nocedal & Wright, "Numerical Optimization", section 3.3 (damped Newton); Boyd & Vandenberghe, "Convex
 Optimization", appendix C.4.3 (diagonal plus low rank).
@@ -34,61 +34,65 @@ MAX_ITERATIONS = 100
 MARGIN = 1e-4
 """Share of the tolerance at which a row stops; convergence is quadratic, so that it costs one iteration."""
 FINEST, COARSEST = 1e-13, 1e-10
-"""Between these the gradient stops, relative to 1 + the largest weight."""
+"""Between these a row stops, relative to 1 + its largest weight."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
 DENSE_ENTRIES = 4_000_000
 """Largest work space of the dense Newton equations; batches are split to fit."""
 
 
 @dataclass(frozen=True)
-class Whitened:
-    """The program in the coordinates v.
+class Shared:
+    """What the batch shares. A vector stands for a diagonal matrix.
 
     Attributes
     ----------
-    spread : Tensor, shape (arguments,) or (arguments, coordinates)
-        S; a vector is the diagonal of a diagonal one.
+    P : Tensor, shape (unknowns, unknowns)
+    arguments : Tensor, shape (arguments, unknowns)
+        A.
     back : Tensor, shape (unknowns, coordinates)
         T.
-    pull : Tensor, shape (unknowns, coordinates)
-        P T: the gradient in v to the one in x.
+    spread : Tensor, shape (arguments, coordinates)
+        S = A T.
     width : int
         Arguments of every term.
     """
 
-    spread: Tensor
+    P: Tensor
+    arguments: Tensor
     back: Tensor
-    pull: Tensor
+    spread: Tensor
     width: int
-
-    def scores(self, v: Tensor) -> Tensor:
-        """What v adds to the arguments, (batch, arguments)."""
-        return v * self.spread if self.spread.ndim == 1 else v @ self.spread.T
-
-    def pulled(self, forces: Tensor) -> Tensor:
-        """S' times forces on the arguments, (batch, coordinates)."""
-        return forces * self.spread if self.spread.ndim == 1 else forces @ self.spread
 
     def grouped(self, arguments: Tensor) -> Tensor:
         """Arguments as (batch, terms, width)."""
         return arguments.unflatten(1, (-1, self.width))
 
 
-def whiten(structure: LogSumExp) -> Whitened:
-    """Coordinates in which the quadratic is 1/2 |v|^2 and every direction moves an argument."""
-    factor = torch.linalg.cholesky(structure.P)
-    seen = torch.linalg.solve_triangular(factor, structure.arguments.T, upper=False)
-    lengths = torch.linalg.vector_norm(seen, dim=0)
-    gram = seen.T @ seen
-    if not bool((gram - torch.diag(torch.diagonal(gram))).any()):
-        spread, basis = lengths, seen / torch.where(lengths > 0, lengths, 1.0)
-    else:
-        left, sizes, right = torch.linalg.svd(seen, full_matrices=False)
-        kept = sizes > torch.finfo(sizes.dtype).eps * max(seen.shape) * sizes[0]
-        basis = left[:, kept]
-        spread = right[kept].T * sizes[kept]
-    back = torch.linalg.solve_triangular(factor.T, basis, upper=True)
-    return Whitened(spread, back, factor @ basis, structure.width)
+@dataclass(frozen=True)
+class Rows:
+    """The instances that are still open: q (rows, unknowns), c (rows, arguments), w (rows, terms)."""
+
+    q: Tensor
+    offsets: Tensor
+    weights: Tensor
+
+    def pick(self, keep: Tensor) -> Rows:
+        """The instances for which `keep` holds."""
+        return Rows(*pick_rows(keep, self.q, self.offsets, self.weights))
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """First derivatives at a point: log p (rows, terms, width), w p (rows, arguments), P x + q, and its sum with A'(w p)."""
+
+    logs: Tensor
+    forces: Tensor
+    quadratic: Tensor
+    gradient: Tensor
+
+    def pick(self, keep: Tensor) -> Slopes:
+        """The instances for which `keep` holds."""
+        return Slopes(*pick_rows(keep, self.logs, self.forces, self.quadratic, self.gradient))
 
 
 def prepare(program: ConicProgram) -> Runner | str:
@@ -96,120 +100,147 @@ def prepare(program: ConicProgram) -> Runner | str:
     structure = find_log_sum_exp(program)
     if isinstance(structure, str):
         return structure
-    whitened, factor = whiten(structure), torch.linalg.cholesky(structure.P)
+    shared, factor = share(structure), torch.linalg.cholesky(structure.P)
 
     def run(program: ConicProgram, start: Start, tolerance: float) -> Points:
         q, offsets, weights, fits = structure.data(program)
-        lowest = -torch.cholesky_solve(q.T, factor).T
-        base = (offsets + lowest @ structure.arguments.T).expand(program.batch, -1)
         # Rows that do not fit get no claim; without their weights they still converge.
-        factors = weights.clamp_min(0).expand(program.batch, -1)
-        v = _start(structure, whitened, start, factors)
-        wanted = min(max(MARGIN * tolerance, FINEST), COARSEST) * (1 + factors.amax(1))
-        v, iterations = newton(whitened, base, factors, v, wanted)
-        x, y, probabilities = structure.lift(program, lowest + v @ whitened.back.T, offsets, weights)
+        rows = Rows(*(part.expand(program.batch, -1) for part in (q, offsets, weights.clamp_min(0))))
+        x = (-torch.cholesky_solve(q.T, factor).T).expand(program.batch, -1)
+        probabilities = start.get("probabilities")
+        if probabilities is not None and probabilities.shape == (program.batch, len(structure.places)):
+            x = x + _warm(structure, shared, probabilities, rows.weights)
+        x, iterations = newton(shared, rows, x, tolerance)
+        x, y, probabilities = structure.lift(program, x, offsets, weights)
         claim = torch.where(fits, POINT, NOTHING).expand(program.batch).clone()
         return Points(x, y, iterations, claim, {"probabilities": probabilities})
 
     return run
 
 
-def _start(structure: LogSumExp, whitened: Whitened, start: Start, weights: Tensor) -> Tensor:
-    """The v that belongs to the softmax of an earlier answer; zero, the minimizer of the quadratic, without one."""
-    count, shape = len(weights), (len(weights), len(structure.places))
-    p = weights.new_zeros(count, structure.terms * structure.width)
-    if "probabilities" in start and start["probabilities"].shape == shape:
-        p[:, structure.places] = start["probabilities"].nan_to_num(0.0)
-    return -whitened.pulled((weights[..., None] * whitened.grouped(p)).flatten(1))
+def share(structure: LogSumExp) -> Shared:
+    """Coordinates in which the quadratic is 1/2 |v|^2 and every direction moves an argument."""
+    factor = torch.linalg.cholesky(structure.P)
+    seen = torch.linalg.solve_triangular(factor, structure.arguments.T, upper=False)
+    lengths = torch.linalg.vector_norm(seen, dim=0)
+    gram = seen.T @ seen
+    if not bool((gram - torch.diag(torch.diagonal(gram))).any()):
+        basis, spread = seen / torch.where(lengths > 0, lengths, 1.0), lengths
+    else:
+        left, sizes, right = torch.linalg.svd(seen, full_matrices=False)
+        kept = sizes > torch.finfo(sizes.dtype).eps * max(seen.shape) * sizes[0]
+        basis, spread = left[:, kept], right[kept].T * sizes[kept]
+    back = torch.linalg.solve_triangular(factor.T, basis, upper=True)
+    return Shared(_thin(structure.P), _thin(structure.arguments), _thin(back), spread, structure.width)
 
 
-def newton(
-    whitened: Whitened, base: Tensor, weights: Tensor, v: Tensor, wanted: Tensor
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Minimize 1/2 |v|^2 + sum_k w_k lse_k(S v + base) for every row.
+def _warm(structure: LogSumExp, shared: Shared, probabilities: Tensor, weights: Tensor) -> Tensor:
+    """How far from the minimizer of the quadratic an earlier softmax pulls, -P^{-1}A'(w p)."""
+    p = weights.new_zeros(len(weights), structure.terms * structure.width)
+    p[:, structure.places] = probabilities.nan_to_num(0.0)
+    return -_times(shared.back, _pulled(shared.spread, (weights[..., None] * shared.grouped(p)).flatten(1)))
+
+
+def newton(shared: Shared, rows: Rows, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Minimize the objective of every row.
 
     Parameters
     ----------
-    whitened : Whitened
-    base : Tensor, shape (batch, arguments)
-        Minus infinity for padded arguments.
-    weights : Tensor, shape (batch, terms)
-        At least zero.
-    v : Tensor, shape (batch, coordinates)
-        Start.
-    wanted : Tensor, shape (batch,)
-        Largest entry of the gradient in x at which a row stops.
+    shared : Shared
+    rows : Rows
+        Offsets are minus infinity for padded arguments; weights at least zero.
+    x : Tensor, shape (batch, unknowns)
+        Start; P x + q must be zero where no argument sees it.
+    tolerance : float
+        On relative residuals; rows stop with a margin.
 
     Returns
     -------
-    v : Tensor, shape (batch, coordinates)
+    x : Tensor, shape (batch, unknowns)
     iterations : Tensor of int64, shape (batch,)
     """
-    result, iterations = v.clone(), torch.zeros(len(v), dtype=torch.int64, device=v.device)
-    rows = torch.arange(len(v), device=v.device)
-    settled = torch.zeros(len(v), dtype=torch.bool, device=v.device)
-    before = torch.full_like(wanted, torch.inf)
+    result, iterations = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    places = torch.arange(len(x), device=x.device)
+    wanted = min(max(MARGIN * tolerance, FINEST), COARSEST) * (1 + rows.weights.amax(1)) + ROUNDING * _largest(rows.q)
+    settled, before = torch.zeros_like(places, dtype=torch.bool), torch.full_like(wanted, torch.inf)
     for done in range(MAX_ITERATIONS + 1):
-        logs = torch.log_softmax(whitened.grouped(base + whitened.scores(v)), 2)
-        forces = (weights[..., None] * logs.exp()).flatten(1)
-        gradient = v + whitened.pulled(forces)
-        size = _largest(gradient @ whitened.pull.T)
+        slopes = _differentiate(shared, rows, x)
+        size = _largest(slopes.gradient)
         good = (size <= wanted) | (settled & (size > before / 2)) | (done == MAX_ITERATIONS)
         if bool(good.any()):
-            result[rows[good]], iterations[rows[good]] = v[good], done
-            rows, base, weights, v, wanted = pick_rows(~good, rows, base, weights, v, wanted)
-            logs, forces, gradient, size = pick_rows(~good, logs, forces, gradient, size)
-        if not len(rows):
+            result[places[good]], iterations[places[good]] = x[good], done
+            rows, slopes = rows.pick(~good), slopes.pick(~good)
+            places, x, wanted, size = pick_rows(~good, places, x, wanted, size)
+        if not len(places):
             break
-        v, settled = _step(whitened, weights, v, logs, forces, gradient)
+        x, settled = _step(shared, rows, x, slopes)
         before = size
     return result, iterations
 
 
-def _step(
-    whitened: Whitened, weights: Tensor, v: Tensor, logs: Tensor, forces: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
+def _differentiate(shared: Shared, rows: Rows, x: Tensor) -> Slopes:
+    logs = torch.log_softmax(shared.grouped(rows.offsets + _times(shared.arguments, x)), 2)
+    forces = (rows.weights[..., None] * logs.exp()).flatten(1)
+    quadratic = rows.q + _times(shared.P, x)
+    return Slopes(logs, forces, quadratic, quadratic + _pulled(shared.arguments, forces))
+
+
+def _step(shared: Shared, rows: Rows, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
     """One damped step of every row, and which rows are so near that the objective no longer shows their progress."""
-    solve = _sherman_morrison if whitened.spread.ndim == 1 else _cholesky
-    direction = solve(whitened, weights, logs.exp(), forces, gradient)
-    change = whitened.grouped(whitened.scores(direction))
-    along, square = (v * direction).sum(1), (direction * direction).sum(1)
-    level = weights.sum(1)
+    gradient = _pulled(shared.back, slopes.gradient)
+    solve = _sherman_morrison if shared.spread.ndim == 1 else _cholesky
+    direction = solve(shared, slopes, gradient)
+    move, change = _times(shared.back, direction), shared.grouped(_times(shared.spread, direction))
+    along, square = (slopes.quadratic * move).sum(1), (direction * direction).sum(1)
+    level = rows.weights.sum(1)
 
     def objective(steps: Tensor) -> Tensor:
         # Relative to the present log-probabilities: large arguments would drown the difference in rounding. The
         # weights are added for `backtrack`, which takes their size for the scale of rounding.
-        terms = torch.logsumexp(logs + steps[:, None, None] * change, 2)
-        return steps * along + steps**2 / 2 * square + (weights * terms).sum(1) + level
+        terms = torch.logsumexp(slopes.logs + steps[:, None, None] * change, 2)
+        return steps * along + steps**2 / 2 * square + (rows.weights * terms).sum(1) + level
 
     slope = (gradient * direction).sum(1)
     steps, _ = backtrack(objective, level, slope)
-    return v + steps[:, None] * direction, (steps == 0) | (slope >= -ROUNDING * (1 + level))
+    return x + steps[:, None] * move, (steps == 0) | (slope >= -ROUNDING * (1 + level))
 
 
-def _sherman_morrison(
-    whitened: Whitened, weights: Tensor, p: Tensor, forces: Tensor, gradient: Tensor
-) -> Tensor:  # fmt: skip
-    spread, forces, gradient = whitened.spread.reshape(-1, whitened.width), whitened.grouped(forces), whitened.grouped(gradient)
-    pushed = spread * forces
+def _sherman_morrison(shared: Shared, slopes: Slopes, gradient: Tensor) -> Tensor:
+    spread, p = shared.spread.reshape(-1, shared.width), slopes.logs.exp()
+    pushed = spread * shared.grouped(slopes.forces)
     D = 1 / (1 + spread * pushed)
-    scaled = D * gradient
+    scaled = D * shared.grouped(gradient)
     sigma = (spread * p * scaled).sum(2, keepdim=True) / (D * p).sum(2, keepdim=True)
     return -(scaled + D * pushed * sigma).flatten(1)
 
 
-def _cholesky(whitened: Whitened, weights: Tensor, p: Tensor, forces: Tensor, gradient: Tensor) -> Tensor:
+def _cholesky(shared: Shared, slopes: Slopes, gradient: Tensor) -> Tensor:
     """S'diag(w)(diag(p) - pp')S as a Gram matrix: rows of S minus their mean under p, times sqrt(w p)."""
-    arguments, size = whitened.spread.shape
-    rows = whitened.spread.reshape(-1, whitened.width, size)
+    arguments, size = shared.spread.shape
+    rows = shared.grouped(shared.spread[None])[0]
     parts = []
-    for chosen in torch.arange(len(p), device=p.device).split(max(1, DENSE_ENTRIES // (arguments * size))):
-        means = torch.einsum("bgk,gkr->bgr", p[chosen], rows)
-        centred = (rows - means[:, :, None]).flatten(1, 2) * forces[chosen].sqrt()[..., None]
+    for chosen in torch.arange(len(gradient), device=gradient.device).split(max(1, DENSE_ENTRIES // (arguments * size))):
+        means = torch.einsum("bgk,gkr->bgr", slopes.logs[chosen].exp(), rows)
+        centred = (rows - means[:, :, None]).flatten(1, 2) * slopes.forces[chosen].sqrt()[..., None]
         hessian = centred.mT @ centred
         torch.diagonal(hessian, dim1=1, dim2=2).add_(1)
         parts.append(torch.cholesky_solve(gradient[chosen, :, None], torch.linalg.cholesky(hessian))[..., 0])
     return -torch.cat(parts)
+
+
+def _thin(matrix: Tensor) -> Tensor:
+    """A diagonal matrix as the vector of its diagonal."""
+    diagonal = torch.diagonal(matrix)
+    plain = matrix.shape[0] == matrix.shape[1] and not bool((matrix - torch.diag(diagonal)).any())
+    return diagonal.contiguous() if plain else matrix
+
+
+def _times(matrix: Tensor, rows: Tensor) -> Tensor:
+    return rows * matrix if matrix.ndim == 1 else rows @ matrix.T
+
+
+def _pulled(matrix: Tensor, rows: Tensor) -> Tensor:
+    return rows * matrix if matrix.ndim == 1 else rows @ matrix
 
 
 def _largest(rows: Tensor) -> Tensor:

@@ -44,4 +44,5 @@ def as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "iubf":
         raise UsageError(f"{what} has type {array.dtype}; expected real numbers.")
-    return torch.as_tensor(np.array(array, dtype=np.float64), device=device)
+    # Copied only where it has to be: torch warns of arrays that cannot be written.
+    return torch.as_tensor(np.require(array, np.float64, ["C", "W"]), device=device)
