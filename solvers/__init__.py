@@ -2,13 +2,16 @@
 
 from .agreement import Agreement, agree
 from .batch import ENGINES, solve
+from .conic_engines import CONIC_ENGINES
 from .coordinator import fit
 from .history import History
 from .layered import CatalogueActivation, build_network
+from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
 
 __all__ = [
+    "CONIC_ENGINES",
     "ENGINES",
     "Agreement",
     "CatalogueActivation",
@@ -23,4 +26,5 @@ __all__ = [
     "fit",
     "load",
     "solve",
+    "solve_problem",
 ]

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..formulations.fenchel_activation import FenchelActivation
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
+from .projected_gradient import adapt
 from .rows import pick_rows, wanted_gap
 from .solution import decisive
 
@@ -63,18 +64,9 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
         for _ in range(CHECK_EVERY if len(rows) else 0):
             push = above * (subproblem.next_activation.phi(torch.addmm(b, y, W.T)) - v) @ W
             new = phi.shrink(u + scale * y - push / below, scale)
-            x, y, age = _momentum(x, y, new, age)
+            x, y, age = adapt(x, y, new, age)
         done += CHECK_EVERY
     return Answer({"x": result, "z": result @ W.T + b}, iterations, {"x": result})
-
-
-def _momentum(x: Tensor, y: Tensor, new: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One momentum update of every row; a row whose momentum points uphill starts afresh."""
-    move = new - x
-    uphill = ((y - new) * move).sum(1, keepdim=True) > 0
-    age = torch.where(uphill, 1.0, age)
-    older = (1 + torch.sqrt(1 + 4 * age**2)) / 2
-    return new, torch.addcmul(new, (age - 1) / older, move), older
 
 
 ENGINE = Engine(

@@ -41,6 +41,8 @@ def free_direction(hessian: Callable[[Tensor, Tensor], Tensor], gradient: Tensor
         diagonal += TINY * diagonal.abs().amax(1, keepdim=True) + (~real).to(gradient)
         factors, failed = torch.linalg.cholesky_ex(matrices)
         wanted = -torch.gather(gradient[rows], 1, places) * real
-        moves = torch.cholesky_solve(wanted[..., None], factors)[..., 0] * (failed == 0)[:, None]
+        # Two triangular solves are several times quicker than torch's cholesky_solve on batches.
+        half = torch.linalg.solve_triangular(factors, wanted[..., None], upper=False)
+        moves = torch.linalg.solve_triangular(factors.mT, half, upper=True)[..., 0] * (failed == 0)[:, None]
         result[rows] = result[rows].scatter(1, places, moves.nan_to_num(0, 0, 0))
     return result

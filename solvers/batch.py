@@ -1,9 +1,14 @@
-"""solve(subproblem, data): check the data, pick an engine, run it, measure the residuals."""
+"""solve(subproblem, data): check the data, pick an engine, run it, measure the residuals.
+
+The package's own blocks have batched engines and residuals by their own formulas. Every other Subproblem is a DPP
+program like any, and is solved by `solve_problem`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -14,10 +19,13 @@ from ..formulations.errors import UsageError
 from ..formulations.subproblem import Subproblem
 from . import activation_gradient, activation_newton, output_newton, weight_newton
 from .conic import SETTINGS
-from .engine import Engine
+from .conic_engines import CONIC_ENGINES, REFERENCE
+from .engine import Data, Engine
+from .problems import solve_problem
 from .reference import batch_size, solve_reference
-from .solution import Solution, judge
+from .solution import Solution, join_solutions, judge
 from .tensors import as_tensor, one_device
+from .warm_starts import check_ids, recall, remember
 
 ENGINES: dict[str, Engine] = {
     engine.name: engine
@@ -28,10 +36,7 @@ ENGINES: dict[str, Engine] = {
         output_newton.ENGINE,
     )
 }
-"""The batched engines, in the order in which `solve` asks them. Clarabel and SCS solve everything else in a loop."""
-
-REFERENCE = "clarabel"
-
+"""Engines of the package's own blocks, in the order in which `solve` asks them; `CONIC_ENGINES` solve other programs."""
 
 def solve(
     subproblem: Subproblem,
@@ -39,6 +44,7 @@ def solve(
     *,
     engine: str | None = None,
     warm_start: Solution | Mapping[str, Any] | None = None,
+    ids: Sequence[Hashable] | None = None,
     tolerance: float = 1e-6,
 ) -> Solution:
     """Solve a batch of instances of one subproblem.
@@ -51,11 +57,13 @@ def solve(
         Name -> numpy array or tensor; what is per instance has a leading batch axis, what is shared has none.
         Solved in float64 on the device of the tensors.
     engine : str, optional
-        A name of `ENGINES`, or ``"clarabel"`` or ``"scs"``. By default the first engine that can solve the
-        subproblem, else Clarabel in a loop; `Solution.engine` says which one ran.
+        A name of `ENGINES` or `CONIC_ENGINES`. By default the first of `ENGINES` that can solve the subproblem, else
+        the first of `CONIC_ENGINES`, found by the structure of its canonical program; `Solution.engine` says which ran.
     warm_start : Solution or mapping, optional
-        An earlier solution of the same instances, or values of variables, where the batched engines start. Clarabel has
-        no starting point and SCS is started from the instance before; both leave it unused.
+        An earlier solution of the same instances, or (for `ENGINES`) values of variables to start from. Clarabel has
+        no starting point and leaves it unused; SCS, for the package's own blocks, starts from the instance before.
+    ids : sequence, optional
+        A distinct name for every instance; they are then found by name in the warm start. See `solve_problem`.
     tolerance : float
         An instance is solved when its gap, relative to 1 + the size of the objective, and its violation are at most
         this. Where nothing bounds the gap (weights without decay or proximal term) the relative gradient decides.
@@ -88,22 +96,71 @@ def solve(
     tensors = check_data(subproblem, data)
     chosen = choose_engine(subproblem, engine)
     if isinstance(chosen, str):
-        return solve_reference(subproblem, tensors, solver=chosen, tolerance=tolerance)
+        return _solve_as_program(subproblem, tensors, chosen, warm_start, ids, tolerance)
     batch, device = batch_size(subproblem, tensors), one_device(subproblem.name, tensors)
+    names = check_ids(ids, batch)
+    if names and isinstance(warm_start, Solution):
+        return _solve_by_name(subproblem, tensors, chosen, warm_start, names, tolerance)
     start = _starting_point(subproblem, warm_start, batch, device)
+    return replace(_run(subproblem, tensors, chosen, start, tolerance), ids=names)
+
+
+def _run(subproblem: Subproblem, data: Data, engine: Engine, start: Data, tolerance: float) -> Solution:
+    """Run an engine of the package's own blocks, and measure its answers."""
     began = time.perf_counter()
-    answer = chosen.run(subproblem, tensors, start, tolerance)
+    answer = engine.run(subproblem, data, start, tolerance)
     seconds = time.perf_counter() - began
-    residuals = subproblem.residuals(answer.values, tensors)
+    residuals = subproblem.residuals(answer.values, data)
     assert residuals is not None, "an engine needs a subproblem with batched residuals"
     statuses = judge(residuals, tolerance)
     return Solution(
-        answer.values, residuals, statuses, answer.iterations, chosen.name, seconds, state=answer.state
+        answer.values, residuals, statuses, answer.iterations, engine.name, seconds, state=answer.state or answer.values
     )
 
 
+def _solve_as_program(
+    subproblem: Subproblem, data: Data, engine: str, warm_start: Any, ids: Sequence[Hashable] | None, tolerance: float
+) -> Solution:
+    """Solve a subproblem as any other DPP program; the package's own blocks by the reference, with their residuals."""
+    if engine in SETTINGS and has_own_residuals(subproblem):
+        return solve_reference(subproblem, data, solver=engine, tolerance=tolerance)
+    if warm_start is not None and not isinstance(warm_start, Solution):
+        raise UsageError(
+            f"{subproblem.name}: a warm start by values is for the engines {', '.join(ENGINES)}; give a Solution."
+        )
+    known = {parameter.name() for parameter in subproblem.program().parameters()}
+    return solve_problem(
+        subproblem.program(), {name: value for name, value in data.items() if name in known}, engine=engine or None,
+        warm_start=warm_start, ids=ids, tolerance=tolerance,
+    )  # fmt: skip
+
+
+def _solve_by_name(
+    subproblem: Subproblem, data: Data, engine: Engine, previous: Solution, ids: tuple[Hashable, ...], tolerance: float
+) -> Solution:
+    """Solve instances with a past from there, and the others cold."""
+    state, known = recall(previous, engine.name, ids, len(ids))
+    groups = [(places, warm) for places, warm in ((known.nonzero()[:, 0], True), ((~known).nonzero()[:, 0], False))
+              if len(places)]  # fmt: skip
+    parts = []
+    for places, warm in groups:
+        some = {name: value if subproblem.is_shared(name) else value[places] for name, value in data.items()}
+        start = {name: values[places] for name, values in state.items()} if warm else {}
+        parts.append(_run(subproblem, some, engine, start, tolerance))
+    order = torch.argsort(torch.cat([places for places, _ in groups]))
+    joined = join_solutions(parts, order)
+    kept, kept_state = remember(previous, engine.name, ids, dict(joined.state))
+    return replace(joined, ids=kept, state=kept_state)
+
+
 def choose_engine(subproblem: Subproblem, name: str | None = None) -> Engine | str:
-    """The engine of a name, or the first that can solve the subproblem, or the name of the reference.
+    """The engine of a name, or the first that can solve the subproblem.
+
+    Returns
+    -------
+    Engine or str
+        An engine of the package's own blocks, or the name of one of `CONIC_ENGINES`; an empty name leaves the choice
+        to the structure of the canonical program.
 
     Raises
     ------
@@ -111,19 +168,24 @@ def choose_engine(subproblem: Subproblem, name: str | None = None) -> Engine | s
         If the name is unknown, or the engine lacks something that the subproblem needs.
     """
     if name is None:
-        return next((engine for engine in ENGINES.values() if not engine.missing(subproblem)), REFERENCE)
-    if name in SETTINGS:
+        fallback = REFERENCE if has_own_residuals(subproblem) else ""
+        return next((engine for engine in ENGINES.values() if not engine.missing(subproblem)), fallback)
+    if name in ENGINES and not ENGINES[name].missing(subproblem):
+        return ENGINES[name]
+    if name in CONIC_ENGINES and (name not in ENGINES or not has_own_residuals(subproblem)):
         return name
+    able = [engine.name for engine in ENGINES.values() if not engine.missing(subproblem)]
     if name not in ENGINES:
-        raise UsageError(f"unknown engine {name!r}; known: {', '.join([*ENGINES, *SETTINGS])}.")
-    lacking = ENGINES[name].missing(subproblem)
-    if lacking:
-        able = [other.name for other in ENGINES.values() if not other.missing(subproblem)]
-        raise UsageError(
-            f"the engine {name!r} cannot solve {subproblem.name!r}: it needs {lacking}. "
-            f"Engines that can: {', '.join([*able, *SETTINGS])}."
-        )
-    return ENGINES[name]
+        raise UsageError(f"unknown engine {name!r}; known: {', '.join(dict.fromkeys([*ENGINES, *CONIC_ENGINES]))}.")
+    raise UsageError(
+        f"the engine {name!r} cannot solve {subproblem.name!r}: it needs {ENGINES[name].missing(subproblem)}. "
+        f"Engines that can: {', '.join([*able, *SETTINGS])}."
+    )
+
+
+def has_own_residuals(subproblem: Subproblem) -> bool:
+    """Whether a subproblem measures residuals by formulas of its own."""
+    return type(subproblem).residuals is not Subproblem.residuals
 
 
 def check_data(subproblem: Subproblem, data: Mapping[str, Any]) -> dict[str, Tensor]:

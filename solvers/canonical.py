@@ -317,22 +317,21 @@ def _compare(form: Canonical, problem: cp.Problem, data: Any, inverse: Any) -> N
     """Refuse a form that does not give cvxpy's own program at the present parameters."""
     vector = parameter_vector(form, {parameter.name(): _array(parameter.value) for parameter in problem.parameters()})
     n, m = form.variables, form.rows
-    P = data["P"].toarray() if data.get("P") is not None else np.zeros((n, n))
     pairs = {
-        "P": (_fill(form.P, vector, (n, n)), P),
-        "q": (_fill(form.q, vector, (n, 1))[:, 0], data["c"]),
-        "A": (_fill(form.A, vector, (m, n)), data["A"].toarray()),
-        "b": (_fill(form.b, vector, (m, 1))[:, 0], data["b"]),
-        "offset": (_fill(form.offset, vector, (1, 1)), np.full((1, 1), inverse[-1]["offset"])),
+        "P": (_fill(form.P, vector, (n, n)), data["P"] if data.get("P") is not None else sp.csr_array((n, n))),
+        "q": (_fill(form.q, vector, (n, 1)), sp.csr_array(data["c"].reshape(-1, 1))),
+        "A": (_fill(form.A, vector, (m, n)), data["A"]),
+        "b": (_fill(form.b, vector, (m, 1)), sp.csr_array(data["b"].reshape(-1, 1))),
+        "offset": (_fill(form.offset, vector, (1, 1)), sp.csr_array([[float(inverse[-1]["offset"])]])),
     }
     for name, (ours, theirs) in pairs.items():
-        if ours.shape != np.shape(theirs) or not np.allclose(ours, theirs, rtol=CLOSE, atol=CLOSE):
+        if ours.shape != theirs.shape or abs(ours - theirs).max() > CLOSE * (1 + abs(theirs).max()):
             raise _unknown_form(f"its {name} is not the one that cvxpy solves")
 
 
-def _fill(affine: Affine, vector: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _fill(affine: Affine, vector: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
     values = affine.map @ vector[-affine.map.shape[1] :]
-    return np.asarray(sp.coo_array((values, (affine.rows, affine.columns)), shape).toarray())
+    return sp.csr_array(sp.coo_array((values, (affine.rows, affine.columns)), shape))
 
 
 def _unknown_form(why: str) -> CanonicalFormError:

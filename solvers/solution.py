@@ -7,7 +7,7 @@ labels of the constraints.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -104,6 +104,21 @@ class Solution:
 
 class SolveError(RuntimeError):
     """An instance was not solved to the tolerance that was asked for."""
+
+
+def join_solutions(parts: Sequence[Solution], order: Tensor) -> Solution:
+    """One solution of batches that the same engine solved apart; row k of it is row ``order[k]`` of all in a row."""
+
+    def joined(pick: Callable[[Solution], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([pick(part)[name] for part in parts])[order] for name in pick(parts[0])}
+
+    residuals = joined(lambda part: vars(part.residuals))
+    statuses = [status for part in parts for status in part.status]
+    return Solution(
+        joined(lambda part: part.variables), Residuals(**residuals), tuple(statuses[row] for row in order.tolist()),
+        torch.cat([part.iterations for part in parts])[order], parts[0].engine, sum(part.seconds for part in parts),
+        state=joined(lambda part: part.state),
+    )  # fmt: skip
 
 
 def judge(residuals: Residuals, tolerance: float, *, gap_bounds: bool = True) -> tuple[Status, ...]:
