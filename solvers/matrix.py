@@ -248,10 +248,10 @@ def _places(entries: Tensor, chosen: Tensor, size: int) -> Tensor:
 def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """A torch matrix in compressed sparse rows; entries that share a place add up."""
     made = sp.csr_array((values.cpu().numpy(), (rows.cpu().numpy(), columns.cpu().numpy())), shape)
-    parts = (torch.as_tensor(np.asarray(part)) for part in (
+    pointers, places, entries = (torch.as_tensor(np.asarray(part)) for part in (
         made.indptr.astype(np.int64), made.indices.astype(np.int64), made.data
     ))  # fmt: skip
     with warnings.catch_warnings():
         # torch says once that its compressed rows are in beta; the products used here are tested.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False).to(values.device)
+        return torch.sparse_csr_tensor(pointers, places, entries, shape, check_invariants=False).to(values.device)

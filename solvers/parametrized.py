@@ -112,19 +112,22 @@ class Sharing:
             entry = form.parameters[name]
             vector[entry.column : entry.column + len(entry.places)] = values.cpu().numpy().ravel()[entry.places]
         n, m = form.variables, form.rows
-        matrices = [
-            SharedMatrix(
-                *(torch.as_tensor(item, device=self.device)
-                  for item in (part.affine.rows, part.affine.columns, part.constant(vector))), shape,
+
+        def matrix(part: BatchedMap, shape: tuple[int, int]) -> SharedMatrix:
+            rows, columns, values = (
+                torch.as_tensor(item, device=self.device)
+                for item in (part.affine.rows, part.affine.columns, part.constant(vector))
             )
-            for part, shape in ((self.P, (n, n)), (self.A, (m, n)))
-        ]  # fmt: skip
-        vectors = []
-        for part, length in ((self.q, n), (self.b, m), (self.offset, 1)):
-            filled = np.zeros(length)
-            filled[part.affine.rows] = part.constant(vector)
-            vectors.append(torch.as_tensor(filled, device=self.device))
-        return Constants(*matrices, *vectors)
+            return SharedMatrix(rows, columns, values, shape)
+
+        def filled(part: BatchedMap, length: int) -> Tensor:
+            values = np.zeros(length)
+            values[part.affine.rows] = part.constant(vector)
+            return torch.as_tensor(values, device=self.device)
+
+        return Constants(
+            matrix(self.P, (n, n)), matrix(self.A, (m, n)), filled(self.q, n), filled(self.b, m), filled(self.offset, 1)
+        )
 
     def program(self, constants: Constants, own: Mapping[str, Tensor], batch: int) -> ConicProgram:
         """The conic programs of instances whose batched parameters are given, (batch, ...) each."""
@@ -140,7 +143,7 @@ class Sharing:
 
 def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
     """A batched parameter as rows of its reduced entries."""
-    if len(entry.places) == values[0].numel():
+    if len(entry.places) == values.shape[1:].numel():
         # All of them, by columns.
         return values.permute(0, *range(values.ndim - 1, 0, -1)).reshape(len(values), -1)
     return values.reshape(len(values), -1)[:, torch.as_tensor(entry.places, device=values.device)]

@@ -19,7 +19,10 @@ from .solution import Solution, Status
 
 @dataclass
 class Answers:
-    """Room for the answers to all instances of a batch; rows of instances without a point stay NaN."""
+    """Room for the answers to all instances of a batch; rows of instances without a point stay NaN.
+
+    `points` are x and y of the canonical programs, kept only where gradients are wanted.
+    """
 
     form: Canonical
     variables: dict[str, Tensor]
@@ -30,11 +33,12 @@ class Answers:
     iterations: Tensor
     cold: Tensor
     reference: Tensor
+    points: tuple[Tensor, Tensor] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
     rays: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     @staticmethod
-    def empty(form: Canonical, batch: Batch) -> Answers:
+    def empty(form: Canonical, batch: Batch, *, keep_points: bool = False) -> Answers:
         """Room for a batch."""
 
         def room(*shape: int, of: torch.dtype = torch.float64) -> Tensor:
@@ -46,6 +50,7 @@ class Answers:
             {name: room(*recovery.shape) for name, recovery in form.values.items()},
             {name: room(*recovery.shape) for name, recovery in form.duals.items()},
             room(), room(3), room(of=torch.int64), room(of=torch.int64), room(of=torch.bool), room(of=torch.bool),
+            (room(form.variables), room(form.rows)) if keep_points else None,
         )  # fmt: skip
 
     def keep(self, places: Tensor, program: ConicProgram, checked: Checked) -> None:
@@ -54,6 +59,8 @@ class Answers:
         missing = (points.claim != POINT)[:, None]
         bare = bool(missing.any())
         x, y = (torch.where(missing, torch.nan, part) if bare else part for part in (points.x, points.y))
+        if self.points is not None:
+            self.points[0][at], self.points[1][at] = x, y
         for side, recoveries, answer in ((self.variables, self.form.values, x), (self.duals, self.form.duals, y)):
             for name, recovery in recoveries.items():
                 side[name][at] = recover(recovery, answer)
@@ -79,16 +86,25 @@ class Answers:
                 ray = rays[row : row + 1] / rays[row].abs().max()
                 self.rays[int(places[row])] = {name: recover(item, ray)[0] for name, item in recoveries.items()}
 
+    def status(self, tolerance: float) -> tuple[Status, ...]:
+        """How every instance ended."""
+        good = (self.residuals <= tolerance).all(1) & (self.claim == POINT)
+        ends = [STATUSES[claim] for claim in self.claim.tolist()]
+        return tuple(Status.SOLVED if ok else other for ok, other in zip(good.tolist(), ends, strict=True))
+
+    def attach(self, x: Tensor, y: Tensor, objective: Tensor) -> None:
+        """Take variables, duals and objective from points that carry gradients."""
+        self.variables = {name: recover(recovery, x) for name, recovery in self.form.values.items()}
+        self.duals = {name: recover(recovery, y) for name, recovery in self.form.duals.items()}
+        self.objective = objective
+
     def solution(
         self, engine: str, tolerance: float, seconds: tuple[float, float], ids: tuple[Hashable, ...],
         state: Mapping[str, Tensor],
     ) -> Solution:  # fmt: skip
         """The Solution of the whole batch."""
-        good = (self.residuals <= tolerance).all(1) & (self.claim == POINT)
-        statuses = [STATUSES[claim] for claim in self.claim.tolist()]
-        status = tuple(Status.SOLVED if ok else other for ok, other in zip(good.tolist(), statuses, strict=True))
         return Solution(
-            self.variables, Residuals(*self.residuals.T), status, self.iterations, engine, *seconds, self.duals,
+            self.variables, Residuals(*self.residuals.T), self.status(tolerance), self.iterations, engine, *seconds, self.duals,
             state, self.objective, again({"cold": self.cold, "clarabel": self.reference}), self.rays, ids,
         )  # fmt: skip
 

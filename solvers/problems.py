@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,7 @@ from .conic_batch import solve_conic_batch
 from .conic_engine import Runner, Start
 from .conic_engines import REFERENCE, choose, spread
 from .conic_program import ConicProgram
+from .implicit import differentiable
 from .parametrized import Constants, Sharing
 from .problem_answers import Answers
 from .problem_batch import Batch, check_batch
@@ -135,13 +136,30 @@ def solve_problem(
     began = time.perf_counter()
     plan = make_plan(compiled, batch, engine, processes)
     prepared = time.perf_counter()
-    answers = Answers.empty(compiled.form, batch)
+    gradients = torch.is_grad_enabled() and any(
+        isinstance(values, Tensor) and values.requires_grad for values in (parameters or {}).values()
+    )
+    answers = Answers.empty(compiled.form, batch, keep_points=gradients)
     for places, start in _chunks(batch, plan, *recall(warm_start, plan.engine, names, batch.size)):
         program = plan.program(batch, places)
         answers.keep(places, program, solve_conic_batch(program, plan.runner, start, tolerance, plan.reference))
+    if answers.points is not None:
+        _attach_gradients(answers, plan, batch, parameters or {}, tolerance)
     kept, state = remember(warm_start, plan.engine, names, answers.state)
     seconds = time.perf_counter() - prepared, compiling + prepared - began
     return answers.solution(plan.engine, tolerance, seconds, kept, state)
+
+
+def _attach_gradients(
+    answers: Answers, plan: Plan, batch: Batch, parameters: Mapping[str, Any], tolerance: float
+) -> None:
+    assert answers.points is not None
+    sign = answers.form.sign
+    x, y, value = differentiable(
+        plan.sharing, parameters, lambda places: plan.program(batch, places), *answers.points,
+        sign * answers.objective, answers.status(tolerance),
+    )  # fmt: skip
+    answers.attach(x, y, sign * value)
 
 
 def compile_problem(problem: cp.Problem) -> Compiled:
@@ -196,9 +214,9 @@ def _chunks(batch: Batch, plan: Plan, state: dict[str, Tensor], known: Tensor) -
 def _check_arguments(problem: Any, warm_start: Any, tolerance: Any, processes: Any) -> None:
     if not isinstance(problem, cp.Problem):
         raise UsageError(f"the problem is {problem!r}; expected a cvxpy.Problem.")
-    if not isinstance(tolerance, Real) or not 0 < tolerance < 1:
+    if not isinstance(tolerance, Real) or not 0 < float(tolerance) < 1:
         raise UsageError(f"tolerance is {tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
     if warm_start is not None and not isinstance(warm_start, Solution):
         raise UsageError(f"warm_start is {type(warm_start).__name__}; expected a Solution of an earlier solve.")
-    if isinstance(processes, bool) or not isinstance(processes, Integral) or processes < 1:
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
         raise UsageError(f"processes is {processes!r}; expected a whole number, 1 or more.")

@@ -252,8 +252,8 @@ def _box(reduction: Reduction, entries: np.ndarray, single: np.ndarray, pairs: d
         chosen = ~own & (values * sign < 0)
         unknowns = place[touched[chosen]]
         repeated = len(np.unique(unknowns)) < len(unknowns)
-        parts = (torch.as_tensor(part, device=device) for part in (rows[chosen], unknowns, values[chosen]))
-        return Bounds(sign, *parts, repeated)
+        bounding, bounded = (torch.as_tensor(part, device=device) for part in (rows[chosen], unknowns))
+        return Bounds(sign, bounding, bounded, torch.as_tensor(values[chosen], device=device), repeated)
 
     hinges = None
     if pairs:
@@ -262,6 +262,6 @@ def _box(reduction: Reduction, entries: np.ndarray, single: np.ndarray, pairs: d
         roots = reduction.P[t, t].sqrt()
         scales = roots / -A[wide, t]
         W = A[wide][:, torch.as_tensor(columns, device=device)] * scales[:, None]
-        parts = (torch.as_tensor(part, device=device) for part in (rows[own], place[touched[own]], values[own]))
-        hinges = Hinges(t, wide, *parts, roots, scales, W)
+        bounding, bounded = (torch.as_tensor(part, device=device) for part in (rows[own], place[touched[own]]))
+        hinges = Hinges(t, wide, bounding, bounded, torch.as_tensor(values[own], device=device), roots, scales, W)
     return Box(torch.as_tensor(columns, device=device), bounds(1), bounds(-1), hinges)
