@@ -145,8 +145,8 @@ def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
     """A batched parameter as rows of its reduced entries."""
     if len(entry.places) == values.shape[1:].numel():
         # All of them, by columns.
-        return values.permute(0, *range(values.ndim - 1, 0, -1)).reshape(len(values), -1)
-    return values.reshape(len(values), -1)[:, torch.as_tensor(entry.places, device=values.device)]
+        return values.permute(0, *range(values.ndim - 1, 0, -1)).reshape(len(values), len(entry.places))
+    return values.flatten(1)[:, torch.as_tensor(entry.places, device=values.device)]
 
 
 def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:
