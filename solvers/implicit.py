@@ -29,10 +29,11 @@ from torch.autograd.function import once_differentiable
 
 from ..formulations.errors import UsageError
 from .adjoint_system import AdjointSystem
+from .canonical import Canonical
 from .cone_points import into_cone
 from .conic_program import ConicProgram
 from .elimination import find_stages, reduce_program, too_large
-from .parametrized import BatchedMap, Sharing
+from .parametrized import Sharing
 from .solution import SolveError, Status
 
 CHUNK_ENTRIES = 2**23
@@ -48,34 +49,55 @@ class ProgramGradient:
     x, y : Tensor, shapes (batch, n) and (batch, m)
         The solution.
     w, u : Tensor, shapes (batch, n) and (batch, m)
-        The adjoint: the gradient is -w in q and u in b.
+        The adjoint.
+    value : Tensor, shape (batch,)
+        Gradient in the optimal value. By the envelope theorem its own gradient is x in q, -y in b, x x'/2 in P, y x'
+        in A and 1 in the offset, which is added.
     """
 
     x: Tensor
     y: Tensor
     w: Tensor
     u: Tensor
+    value: Tensor
+
+    @property
+    def q(self) -> Tensor:
+        """Gradient in q, (batch, n)."""
+        return self.value[:, None] * self.x - self.w
+
+    @property
+    def b(self) -> Tensor:
+        """Gradient in b, (batch, m)."""
+        return self.u - self.value[:, None] * self.y
 
     def p_entries(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Gradient in some entries of P, (batch, entries), along symmetric changes: (i, j) and (j, i) share it."""
-        return -(self.w[:, rows] * self.x[:, columns] + self.x[:, rows] * self.w[:, columns]) / 2
+        half = self._half
+        return (half[:, rows] * self.x[:, columns] + self.x[:, rows] * half[:, columns]) / 2
 
     def a_entries(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Gradient in some entries of A, (batch, entries)."""
-        return -(self.y[:, rows] * self.w[:, columns] + self.u[:, rows] * self.x[:, columns])
+        return -(self.y[:, rows] * self.w[:, columns] + self.b[:, rows] * self.x[:, columns])
 
-    def summed(self) -> dict[str, Tensor]:
-        """Gradients in P, A, q and b that the whole batch shares, dense."""
-        square = self.w.T @ self.x
-        return {
-            "P": -(square + square.T) / 2, "A": -(self.y.T @ self.w + self.u.T @ self.x),
-            "q": -self.w.sum(0), "b": self.u.sum(0),
-        }  # fmt: skip
+    def p_summed(self) -> Tensor:
+        """Gradient in a P that the whole batch shares, (n, n)."""
+        square = self._half.T @ self.x
+        return (square + square.T) / 2
+
+    def a_summed(self) -> Tensor:
+        """Gradient in an A that the whole batch shares, (m, n)."""
+        return -(self.y.T @ self.w + self.b.T @ self.x)
+
+    @property
+    def _half(self) -> Tensor:
+        return self.value[:, None] * self.x / 2 - self.w
 
 
 def conic_vector_jacobian(
-    program: ConicProgram, x: Tensor, y: Tensor, grad_x: Tensor, grad_y: Tensor | None = None
-) -> ProgramGradient:
+    program: ConicProgram, x: Tensor, y: Tensor, grad_x: Tensor, grad_y: Tensor | None = None,
+    grad_value: Tensor | None = None,
+) -> ProgramGradient:  # fmt: skip
     """Gradients in the data of conic programs, given those in their solutions.
 
     Parameters
@@ -84,13 +106,19 @@ def conic_vector_jacobian(
     x, y : Tensor, shapes (batch, n) and (batch, m)
         Solutions, with y in the dual cone; the gradient is about as exact as they are.
     grad_x, grad_y : Tensor, shapes (batch, n) and (batch, m)
-        Gradients of a scalar in them; none in y where it is not given.
+        Gradients of a scalar in them; zero in y where it is not given.
+    grad_value : Tensor, shape (batch,)
+        Gradient in the optimal value, the offset included; zero where it is not given.
 
     Raises
     ------
     UsageError
         For programs too large to be held densely, or with cones that are not known here; it names them.
     """
+    value = x.new_zeros(len(x)) if grad_value is None else grad_value
+    w, u = torch.zeros_like(x), torch.zeros_like(y)
+    if not bool((grad_x != 0).any()) and (grad_y is None or not bool((grad_y != 0).any())):
+        return ProgramGradient(x, y, w, u, value)
     if program.cones.others:
         raise UsageError(f"no gradient is known for {program.cones.others}; leave that constraint out of the program.")
     if too_large(program):
@@ -101,17 +129,17 @@ def conic_vector_jacobian(
         rows = rows[stage.other_rows]
     s = into_cone(program.b - program.A.times(x), program.cones)
     shared = reduce_program(program, stages) if program.shared else None
-    w, u = torch.empty_like(x), torch.empty_like(y)
-    side = len(rows) + n + len(rows) - m
-    chunk = max(1, CHUNK_ENTRIES // max(side * side, 1 if shared else n * m, 1))
+    # The largest system has all variables that remain and all rows.
+    side = n - m + 2 * len(rows)
+    chunk = max(1, CHUNK_ENTRIES // max(side * side, 1 if shared else n * (n + m)))
     for places in torch.arange(program.batch, device=x.device).split(chunk):
         reduced = shared or reduce_program(program.take(places), stages)
         costs = -grad_x[places]
         sides = torch.zeros_like(y[places]) if grad_y is None else grad_y[places]
-        costs_left, sides_left = reduced.vectors(costs, sides)
         system = AdjointSystem.of(reduced, s[places][:, rows], y[places][:, rows])
-        w[places], u[places] = reduced.lift(*system.solve(-costs_left, sides_left), costs, sides)
-    return ProgramGradient(x, y, w, u)
+        left, below = reduced.vectors(costs, sides)
+        w[places], u[places] = reduced.lift(*system.solve(-left, below), costs, sides)
+    return ProgramGradient(x, y, w, u, value)
 
 
 def pull_back(sharing: Sharing, gradient: ProgramGradient, names: Sequence[str]) -> dict[str, Tensor]:
@@ -126,56 +154,51 @@ def pull_back(sharing: Sharing, gradient: ProgramGradient, names: Sequence[str])
         Name -> (batch, *shape) for the parameters that vary over the batch, (*shape) for the shared ones, summed.
     """
     found = {}
-    own = [name for name in names if name in sharing.batched]
-    common = [name for name in names if name not in sharing.batched]
     entries = sharing.form.parameters
-    if own:
-        flat = _pull_own(sharing, gradient)
-        first = np.cumsum([0, *(len(entries[name].places) for name in sharing.batched)])
-        for place, name in enumerate(sharing.batched):
-            if name in own:
-                found[name] = _whole(sharing, name, flat[:, first[place] : first[place + 1]])
+    common = [name for name in names if name not in sharing.batched]
+    if len(common) < len(names):
+        parts = _pull_own(sharing, gradient).split([len(entries[name].places) for name in sharing.batched], dim=1)
+        found = {name: _whole(sharing.form, name, part)
+                 for name, part in zip(sharing.batched, parts, strict=True) if name in names}  # fmt: skip
     if common:
-        flat = _pull_shared(sharing, gradient, common)
-        for name in common:
-            first_column = entries[name].column
-            part = flat[first_column : first_column + len(entries[name].places)]
-            found[name] = _whole(sharing, name, part[None])[0]
+        ranges = [np.arange(len(entries[name].places)) + entries[name].column for name in common]
+        parts = _pull_shared(sharing.form, gradient, np.concatenate(ranges)).split([len(part) for part in ranges])
+        found |= {name: _whole(sharing.form, name, part[None])[0] for name, part in zip(common, parts, strict=True)}
     return found
 
 
 def _pull_own(sharing: Sharing, gradient: ProgramGradient) -> Tensor:
     """Gradient in the batched parameters' reduced entries, (batch, columns)."""
-
-    def pull(part: BatchedMap, entries: Callable[[Tensor, Tensor], Tensor]) -> Tensor | int:
-        if not len(part.places):
-            return 0
-        rows, columns = (torch.as_tensor(index[part.places], device=gradient.x.device)
-                         for index in (part.affine.rows, part.affine.columns))  # fmt: skip
-        return part.scatter.transposed_times(entries(rows, columns))
-
-    width = sharing.q.scatter.shape[1]
-    return gradient.x.new_zeros(len(gradient.x), width) + sum((
-        pull(sharing.P, gradient.p_entries), pull(sharing.A, gradient.a_entries),
-        pull(sharing.q, lambda rows, _: -gradient.w[:, rows]), pull(sharing.b, lambda rows, _: gradient.u[:, rows]),
-    ))  # fmt: skip
+    found = gradient.x.new_zeros(len(gradient.x), sharing.q.scatter.shape[1])
+    for part, entries in (
+        (sharing.P, gradient.p_entries), (sharing.A, gradient.a_entries),
+        (sharing.q, lambda rows, _: gradient.q[:, rows]), (sharing.b, lambda rows, _: gradient.b[:, rows]),
+        (sharing.offset, lambda rows, _: gradient.value[:, None]),
+    ):  # fmt: skip
+        if len(part.places):
+            rows, columns = (torch.as_tensor(index[part.places], device=found.device)
+                             for index in (part.affine.rows, part.affine.columns))  # fmt: skip
+            found += part.scatter.transposed_times(entries(rows, columns))
+    return found
 
 
-def _pull_shared(sharing: Sharing, gradient: ProgramGradient, names: Sequence[str]) -> Tensor:
-    """Gradient in the shared parameters' reduced entries, at their columns of the vector of all parameters."""
-    form, total, summed = sharing.form, np.zeros(sharing.form.size), gradient.summed()
-    for part, name in ((form.P, "P"), (form.A, "A"), (form.q, "q"), (form.b, "b")):
+def _pull_shared(form: Canonical, gradient: ProgramGradient, columns: np.ndarray) -> Tensor:
+    """Gradient in some columns of the vector of all parameters, summed over the batch."""
+    found = np.zeros(len(columns))
+    for part, summed in (
+        (form.P, gradient.p_summed), (form.A, gradient.a_summed), (form.q, lambda: gradient.q.sum(0)[:, None]),
+        (form.b, lambda: gradient.b.sum(0)[:, None]), (form.offset, lambda: gradient.value.sum()[None, None]),
+    ):  # fmt: skip
         # Without parameters in it, a map has its constant column alone.
-        if part.map.shape[1] > 1:
-            values = summed[name].cpu().numpy()
-            at = (part.rows, part.columns) if values.ndim == 2 else (part.rows,)
-            total += part.map[:, :-1].T @ values[at]
-    return torch.as_tensor(total).to(gradient.x)
+        own = part.map[:, columns] if part.map.shape[1] > 1 else None
+        if own is not None and own.nnz:
+            found += own.T @ summed().cpu().numpy()[part.rows, part.columns]
+    return torch.as_tensor(found).to(gradient.x)
 
 
-def _whole(sharing: Sharing, name: str, reduced: Tensor) -> Tensor:
+def _whole(form: Canonical, name: str, reduced: Tensor) -> Tensor:
     """Reduced entries (batch, entries) as gradients of the whole parameter, (batch, *shape)."""
-    entry = sharing.form.parameters[name]
+    entry = form.parameters[name]
     whole = reduced.new_zeros(len(reduced), int(np.prod(entry.shape, dtype=int)))
     whole[:, torch.as_tensor(entry.places, device=reduced.device)] = reduced
     whole = whole.reshape(-1, *entry.shape)
@@ -183,53 +206,50 @@ def _whole(sharing: Sharing, name: str, reduced: Tensor) -> Tensor:
 
 
 def differentiable(
-    sharing: Sharing,
-    parameters: Mapping[str, Tensor],
-    program_of: Callable[[Tensor], ConicProgram],
-    x: Tensor,
-    y: Tensor,
-    status: Sequence[Status],
-) -> tuple[Tensor, Tensor]:
+    sharing: Sharing, parameters: Mapping[str, Any], program_of: Callable[[Tensor], ConicProgram],
+    x: Tensor, y: Tensor, value: Tensor, status: Sequence[Status],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Connect solutions to the parameters that require gradients; the work is done in the backward pass.
 
     Parameters
     ----------
     sharing : Sharing
-    parameters : dict of Tensor
-        The parameters, batch axis first on those that `sharing` has batched; only those that require gradients matter.
+    parameters : dict
+        The parameters as their user gave them, batch axis first on those that `sharing` has batched. The tensors that
+        require gradients get them, in their own type; one that is changed in place before the backward pass raises
+        there. Arrays of numpy must not be changed, which nobody can see.
     program_of : callable
         Places of instances -> their conic programs.
-    x, y : Tensor, shapes (batch, n) and (batch, m)
-        The solutions.
+    x, y, value : Tensor, shapes (batch, n), (batch, m) and (batch,)
+        The solutions, and the values of the canonical programs, offset included.
     status : sequence of Status
         A gradient into an instance that is not SOLVED raises SolveError in the backward pass.
 
     Returns
     -------
     tuple of Tensor
-        x and y, with gradients.
+        x, y and value, with gradients.
     """
-    names = [name for name in parameters if parameters[name].requires_grad]
-    shapes = {name: parameters[name].shape for name in names}
-    kept_x, kept_y, entries = x.detach(), y.detach(), len(sharing.P.places) + len(sharing.A.places)
+    tensors = {name: given for name, given in parameters.items() if isinstance(given, Tensor)}
+    shapes = {name: given.shape for name, given in tensors.items() if given.requires_grad}
+    points, entries = (x.detach(), y.detach()), len(sharing.P.places) + len(sharing.A.places)
     chunk = max(1, CHUNK_ENTRIES // (entries + x.shape[1] + y.shape[1] + 1))
 
-    def pull(grad_x: Tensor, grad_y: Tensor) -> list[Tensor]:
-        reached = ((grad_x != 0).any(1) | (grad_y != 0).any(1)).nonzero()[:, 0]
+    def pull(grad_x: Tensor, grad_y: Tensor, grad_value: Tensor) -> list[Tensor | None]:
+        reached = ((grad_x != 0).any(1) | (grad_y != 0).any(1) | (grad_value != 0)).nonzero()[:, 0]
         _require_solved(reached, status)
-        found = {name: kept_x.new_zeros(shapes[name]) for name in names}
+        found = {name: points[0].new_zeros(shape) for name, shape in shapes.items()}
         for places in reached.split(chunk):
-            gradient = conic_vector_jacobian(
-                program_of(places), kept_x[places], kept_y[places], grad_x[places], grad_y[places]
-            )
-            for name, part in pull_back(sharing, gradient, names).items():
+            of = [part[places] for part in (*points, grad_x, grad_y, grad_value)]
+            gradient = conic_vector_jacobian(program_of(places), *of)
+            for name, part in pull_back(sharing, gradient, tuple(shapes)).items():
                 if name in sharing.batched:
                     found[name][places] = part
                 else:
                     found[name] += part
-        return [found[name] for name in names]
+        return [found.get(name) for name in tensors]
 
-    attached: tuple[Tensor, Tensor] = _Attached.apply(pull, kept_x, kept_y, *(parameters[name] for name in names))
+    attached: tuple[Tensor, Tensor, Tensor] = _Attached.apply(pull, *points, value.detach(), *tensors.values())
     return attached
 
 
@@ -248,16 +268,17 @@ class _Attached(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, pull: Callable[..., list[Tensor]], x: Tensor, y: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, pull: Callable[..., list[Tensor | None]], x: Tensor, y: Tensor, value: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.pull = pull
         # The backward pass reads them through `program_of`; saved ones raise if they were changed in place since.
         ctx.save_for_backward(*tensors)
-        return x.clone(), y.clone()
+        return x.clone(), y.clone(), value.clone()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         found = ctx.pull(*gradients)
-        return None, None, None, *(part.to(tensor) for part, tensor in zip(found, tensors, strict=True))
+        pairs = zip(found, tensors, strict=True)
+        return None, None, None, None, *(None if part is None else part.to(tensor) for part, tensor in pairs)

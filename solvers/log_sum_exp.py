@@ -30,6 +30,7 @@ ROUNDING = 1e-13
 """Eigenvalues of P below this share of the largest are zero."""
 SMALLEST_DEFINITION = 1e-8
 """As SMALLEST_PIVOT, for variables without curvature: substituting one moves no rounding into P."""
+OTHER_CONES = "exponential cones of log_sum_exp and logistic terms alone (not of exp, log, entropy, ...)"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,34 @@ class LogSumExp:
         return *self.reduction.lift(point, dual, program.q, program.b), p
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the batch shares. A vector stands for a diagonal matrix.
+
+    Attributes
+    ----------
+    P : Tensor, shape (unknowns, unknowns)
+    arguments : Tensor, shape (arguments, unknowns)
+        A.
+    back : Tensor, shape (unknowns, coordinates)
+        T.
+    spread : Tensor, shape (arguments, coordinates)
+        S = A T.
+    width : int
+        Arguments of every term.
+    """
+
+    P: Tensor
+    arguments: Tensor
+    back: Tensor
+    spread: Tensor
+    width: int
+
+    def grouped(self, arguments: Tensor) -> Tensor:
+        """Arguments as (batch, terms, width)."""
+        return arguments.unflatten(1, (-1, self.width))
+
+
 def find_log_sum_exp(program: ConicProgram) -> LogSumExp | str:
     """The log-sum-exp structure of a program, or what it lacks, in words that follow "it needs"."""
     cones = program.cones
@@ -156,7 +185,8 @@ def _argument_definitions(reduction: Reduction) -> Stage | None:
     sizes = np.abs(equalities)
     alone = np.where((equalities != 0).sum(0) == 1, sizes, 0)
     straight = (reduction.P == 0).all(0).cpu().numpy()
-    usable = np.where(alone > np.where(straight, SMALLEST_DEFINITION, SMALLEST_PIVOT) * sizes.max(1, keepdims=True), alone, 0)
+    least = np.where(straight, SMALLEST_DEFINITION, SMALLEST_PIVOT) * sizes.max(1, keepdims=True)
+    usable = np.where(alone > least, alone, 0)
     chosen = np.where((usable * straight).any(1, keepdims=True), usable * straight, usable)
     rows = np.flatnonzero(chosen.any(1))
     if not len(rows):
@@ -177,16 +207,16 @@ def _find_terms(reduction: Reduction) -> LogSumExp | str:
     own = np.zeros_like(thirds)
     own[np.arange(len(shares)), shares] = -1
     if seconds.any() or (thirds != own).any() or len(set(shares)) < len(shares):
-        return "exponential cones of log_sum_exp and logistic terms alone (not of exp, log, entropy, ...)"
+        return OTHER_CONES
     members = sums[:, shares] == 1
     in_sums = np.zeros_like(sums)
     in_sums[:, shares] = members
-    foreign = int((sums != in_sums).any(1).sum())
+    foreign = int(((sums != in_sums).any(1) | ~members.any(1)).sum())
     if foreign:
-        return f"no inequalities but those of log_sum_exp and logistic terms (the program has {foreign}, bounds included)"
+        return f"no inequalities but those of log_sum_exp and logistic terms (there are {foreign}, bounds included)"
     lonely = (members.sum(0) == 1) & straight[shares] & ((A[:, shares] != 0).sum(0) == 2)
     if not lonely.all():
-        return "exponential cones of log_sum_exp and logistic terms alone (not of exp, log, entropy, ...)"
+        return OTHER_CONES
     counts = members.sum(1, keepdims=True)
     at_tops = (members.astype(float) @ (firsts == 1) == counts) & ((A != 0).sum(0) == counts) & straight
     if not at_tops.any(1).all():
@@ -220,4 +250,40 @@ def _missing(found: LogSumExp, program: ConicProgram) -> str:
     _, _, weights, fits = found.data(program)
     if bool((weights < 0).any()):
         return f"weights of log_sum_exp and logistic terms of at least zero (here one is {float(weights.min()):.3g})"
-    return "" if bool(fits.all()) else "log_sum_exp and logistic terms alone (the constants of some cones are others)"
+    numbers = program.q.isfinite().all(1) & program.b.isfinite().all(1)
+    if bool((numbers & ~fits).any()):
+        return "log_sum_exp and logistic terms alone (the constants of some cones are others)"
+    return ""
+
+
+def share(structure: LogSumExp) -> Shared:
+    """Coordinates in which the quadratic is 1/2 |v|^2 and every direction moves an argument."""
+    factor = torch.linalg.cholesky(structure.P)
+    seen = torch.linalg.solve_triangular(factor, structure.arguments.T, upper=False)
+    lengths = torch.linalg.vector_norm(seen, dim=0)
+    gram = seen.T @ seen
+    if not bool((gram - torch.diag(torch.diagonal(gram))).any()):
+        basis, spread = seen / torch.where(lengths > 0, lengths, 1.0), lengths
+    else:
+        left, sizes, right = torch.linalg.svd(seen, full_matrices=False)
+        kept = sizes > torch.finfo(sizes.dtype).eps * max(seen.shape) * sizes[0]
+        basis, spread = left[:, kept], right[kept].T * sizes[kept]
+    back = torch.linalg.solve_triangular(factor.T, basis, upper=True)
+    return Shared(_thin(structure.P), _thin(structure.arguments), _thin(back), spread, structure.width)
+
+
+def _thin(matrix: Tensor) -> Tensor:
+    """A diagonal matrix as the vector of its diagonal."""
+    diagonal = torch.diagonal(matrix)
+    plain = matrix.shape[0] == matrix.shape[1] and not bool((matrix - torch.diag(diagonal)).any())
+    return diagonal.contiguous() if plain else matrix
+
+
+def times(matrix: Tensor, rows: Tensor) -> Tensor:
+    """The matrix, or the diagonal one that a vector stands for, times every row."""
+    return rows * matrix if matrix.ndim == 1 else rows @ matrix.T
+
+
+def pulled(matrix: Tensor, rows: Tensor) -> Tensor:
+    """The transposed matrix times every row."""
+    return rows * matrix if matrix.ndim == 1 else rows @ matrix

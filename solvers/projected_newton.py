@@ -25,7 +25,7 @@ from .recognition import find_box
 from .rows import pick_rows
 
 MAX_ITERATIONS = 200
-HALVINGS = 12
+SHORTEST_STEP = 1e-4
 
 
 def prepare(program: ConicProgram) -> Runner | str:
@@ -84,18 +84,18 @@ def _newton(H: Tensor, data: BoxData, x: Tensor, gradient: Tensor) -> tuple[Tens
 
     move = free_direction(among, gradient, data.free(x, gradient))
     before = data.objective(x, gradient, None)
-    x, gradient, step = x.clone(), gradient.clone(), 1.0
-    left = torch.arange(len(x), device=x.device)
-    for _ in range(HALVINGS):
-        part = data if len(left) == len(x) else data.pick(torch.isin(torch.arange(len(x), device=x.device), left))
-        tried = part.clip_(x[left] + step * move[left])
-        there = _times(H if H.ndim == 2 else H[left], tried) + part.g
-        better = part.objective(tried, there, None) < before[left]
-        x[left[better]], gradient[left[better]] = tried[better], there[better]
-        left, step = left[~better], step / 2
-        if not len(left):
-            break
-    return x, gradient
+    tried = data.clip_(x + move)
+    there = _times(H, tried) + data.g
+    falls = data.objective(tried, there, None) < before
+    step = 1.0
+    while not bool(falls.all()) and step > SHORTEST_STEP:
+        step /= 2
+        rest = (~falls).nonzero()[:, 0]
+        part = data.pick(~falls)
+        tried[rest] = part.clip_(x[rest] + step * move[rest])
+        there[rest] = _times(H if H.ndim == 2 else H[rest], tried[rest]) + part.g
+        falls[rest] = part.objective(tried[rest], there[rest], None) < before[rest]
+    return torch.where(falls[:, None], tried, x), torch.where(falls[:, None], there, gradient)
 
 
 def _times(H: Tensor, x: Tensor) -> Tensor:

@@ -1,27 +1,25 @@
-"""Programs of a batch for solvers that are given them one by one, or as one batch of another package.
+"""Answers of solvers from other packages to the programs of a batch.
 
-All instances have one pattern, found once; what is left for an instance is a row of values. A solver's own stopping
-test is not the one of conic_residuals.py: what misses the tolerance there is solved a second time, more tightly.
+A solver's own stopping test is not the one of conic_residuals.py: what misses the tolerance there is solved a second
+time, more tightly.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any
 
+import clarabel
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from .conic_engine import Start
 from .conic_program import INFEASIBLE, NOTHING, POINT, UNBOUNDED, Cones, ConicProgram, Points
 from .conic_residuals import measure
-from .matrix import Matrix
 
 CLAIMS = {
     "Solved": POINT,
@@ -34,99 +32,15 @@ CLAIMS = {
     "AlmostDualInfeasible": UNBOUNDED,
 }
 """What the statuses of Clarabel and of Moreau claim; nothing where a status is not listed (numerical failures)."""
+SIMPLE_FACTOR = 60_000
+"""Up to so many entries in its factor a program is factored without supernodes, which is faster there (measured)."""
 TIGHTEST = 1e-10
 """Interior-point solvers do not reach much less in double precision."""
 MARGIN = 0.1
 """Share of the tolerance that an interior-point solver is asked for: its norms are others than ours."""
-MOST_VALUES = 4_000_000
-"""Values of own matrices that are written out at a time."""
 
 Attempt = Callable[[ConicProgram, Start, bool], Points]
 """Solves a batch from a start; the bool says whether tightly, which is for a second time."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The compressed sparse columns, or rows, of a matrix of a batch: one pattern for all instances.
-
-    Attributes
-    ----------
-    pointers, indices : array of int
-        As in scipy's compressed formats.
-    base : Tensor, shape (entries,)
-        Values of the part that the batch shares.
-    own, places : Tensor of int64
-        Which of the matrix's own entries are kept, and where in the values they go.
-    shape : tuple of int
-    """
-
-    pointers: np.ndarray
-    indices: np.ndarray
-    base: Tensor
-    own: Tensor
-    places: Tensor
-    shape: tuple[int, int]
-
-    def values(self, matrix: Matrix) -> np.ndarray:
-        """Values of a matrix with this pattern: (entries,) where it is shared, else (batch, entries)."""
-        if matrix.own is None:
-            return self.base.numpy()
-        own = matrix.own.values.detach().cpu()
-        kept = own if len(self.own) == own.shape[1] else own[:, self.own]
-        return self.base.repeat(len(own), 1).index_add_(1, self.places, kept).numpy()
-
-    def rows(self, matrix: Matrix) -> Iterator[np.ndarray]:
-        """The values of one instance after the other, written out for a few at a time; endless where it is shared."""
-        if matrix.own is None:
-            yield from repeat(self.base.numpy())
-            return
-        for part in torch.arange(len(matrix.own.values)).split(max(1, MOST_VALUES // max(1, len(self.base)))):
-            yield from self.values(matrix.take(part))
-
-    def columns(self, values: np.ndarray) -> sp.csc_matrix:
-        """One instance as a matrix of scipy."""
-        return sp.csc_matrix((values, self.indices, self.pointers), self.shape)
-
-
-def lay_out(
-    matrix: Matrix, *, upper: bool = False, by_rows: bool = False, new_rows: np.ndarray | None = None
-) -> Layout:
-    """The pattern of a matrix, for one solver.
-
-    Parameters
-    ----------
-    matrix : Matrix
-    upper : bool
-        Whether the upper triangle alone is kept.
-    by_rows : bool
-        Whether rows are compressed, not columns.
-    new_rows : array of int, shape (rows,), or None
-        Where each row goes; None where all stay.
-    """
-    height, width = matrix.shape
-    parts = [matrix.common] if matrix.own is None else [matrix.common, matrix.own]
-    rows, columns = (np.concatenate([getattr(part, name).cpu().numpy() for part in parts]) for name in ("rows", "columns"))
-    rows = rows if new_rows is None else new_rows[rows]
-    keys = rows * width + columns if by_rows else columns * height + rows
-    kept = np.flatnonzero(rows <= columns) if upper else np.arange(len(rows))
-    found, places = np.unique(keys[kept], return_inverse=True)
-    major, minor = np.divmod(found, width if by_rows else height)
-    pointers = np.searchsorted(major, np.arange((height if by_rows else width) + 1))
-    shared = len(matrix.common.rows)
-    common = matrix.common.values.detach().cpu().to(torch.float64)
-    inside = kept < shared
-    base = common.new_zeros(len(found)).index_add_(
-        0, torch.as_tensor(places[inside]), common[torch.as_tensor(kept[inside])]
-    )
-    own = torch.as_tensor(kept[~inside] - shared)
-    return Layout(pointers, minor, base, own, torch.as_tensor(places[~inside]), matrix.shape)
-
-
-def vectors(program: ConicProgram) -> tuple[np.ndarray, np.ndarray]:
-    """q and b of all instances, (batch, n) and (batch, m)."""
-    q, b = (part.detach().to("cpu", torch.float64).numpy() for part in (program.q, program.b))
-    m, n = program.A.shape
-    return np.broadcast_to(q, (program.batch, n)), np.broadcast_to(b, (program.batch, m))
 
 
 @dataclass(frozen=True)
@@ -154,6 +68,11 @@ class Table:
             np.zeros((program.batch, n)), np.zeros((program.batch, m)), np.zeros((program.batch, m)),
             np.zeros(program.batch, dtype=np.int64), np.full(program.batch, NOTHING),
         )  # fmt: skip
+
+    def note(self, place: int, status: str, x: Any, y: Any, iterations: int) -> None:
+        """Note one answer, with the status as Clarabel and Moreau name it."""
+        self.x[place], self.y[place], self.iterations[place] = x, y, iterations
+        self.claim[place] = CLAIMS.get(status, NOTHING)
 
     def points(self, program: ConicProgram, state: tuple[str, ...] = ()) -> Points:
         """The answers as Points on the device of the program.
@@ -188,23 +107,56 @@ def starts(start: Start, names: tuple[str, ...], program: ConicProgram) -> dict[
 
 
 def solve_twice(program: ConicProgram, start: Start, tolerance: float, attempt: Attempt) -> Points:
-    """Solve a batch; what misses the tolerance is solved again, tightly, and the better answer kept."""
+    """Solve a batch; what misses the tolerance is solved again, tightly, and the better answer kept.
+
+    Instances with a number that is not finite are left out, with the claim NOTHING: solvers may raise on them, or
+    print, and it is the others that would be lost.
+    """
+    finite = _finite(program)
+    if not bool(finite.all()):
+        places = finite.nonzero()[:, 0]
+        rows = {name: values[places] for name, values in start.items()}
+        some = solve_twice(program.take(places), rows, tolerance, attempt) if len(places) else None
+        return _spread(some, places, program)
     points, scores = _scored(program, attempt(program, start, False), tolerance)
     missed = (scores > tolerance).nonzero()[:, 0]
     if not len(missed):
         return points
     part = program.take(missed)
-    state = {name: rows[missed] for name, rows in points.state.items()}
+    state = {name: values[missed] for name, values in points.state.items()}
     again, others = _scored(part, attempt(part, state, True), tolerance)
-    better = others < scores[missed]
-    chosen, rows = missed[better], {name: rows[better] for name, rows in again.state.items()}
-    iterations = points.iterations.clone()
-    iterations[missed] += again.iterations
-    merged = {name: values.index_copy(0, chosen, rows[name]) for name, values in points.state.items()}
-    return Points(
-        points.x.index_copy(0, chosen, again.x[better]), points.y.index_copy(0, chosen, again.y[better]),
-        iterations, points.claim.index_copy(0, chosen, again.claim[better]), merged,
-    )  # fmt: skip
+    again.iterations.add_(points.iterations[missed])
+    points.iterations[missed] = again.iterations
+    _replace(points, again, missed, others < scores[missed])
+    return points
+
+
+def _finite(program: ConicProgram) -> Tensor:
+    finite = torch.ones(program.batch, dtype=torch.bool, device=program.q.device)
+    for rows in (program.q, program.b, *(part.own.values for part in (program.P, program.A) if part.own is not None)):
+        # A sum is finite where all its terms are, and takes no copy.
+        finite &= rows.sum(1).isfinite()
+    return finite
+
+
+def _spread(part: Points | None, places: Tensor, program: ConicProgram) -> Points:
+    """Points of a batch from those of some of its instances."""
+    points = Table.of(program).points(program)
+    if part is None:
+        return points
+    state = {name: rows.new_full((program.batch, rows.shape[1]), torch.nan) for name, rows in part.state.items()}
+    points = replace(points, state=state)
+    points.iterations[places] = part.iterations
+    _replace(points, part, places, torch.ones_like(places, dtype=torch.bool))
+    return points
+
+
+def _replace(points: Points, others: Points, places: Tensor, chosen: Tensor) -> None:
+    """Take some of the others, which stand for the given places, into the points."""
+    into = places[chosen]
+    points.x[into], points.y[into], points.claim[into] = others.x[chosen], others.y[chosen], others.claim[chosen]
+    for name, rows in points.state.items():
+        rows[into] = others.state[name][chosen]
 
 
 def _scored(program: ConicProgram, points: Points, tolerance: float) -> tuple[Points, Tensor]:
@@ -219,6 +171,18 @@ def _scored(program: ConicProgram, points: Points, tolerance: float) -> tuple[Po
 def unknown_cones(cones: Cones) -> str:
     """Why no solver here takes a program with such cones; empty where they can."""
     return f"cones of the kinds that solvers share (this program has {cones.others})" if cones.others else ""
+
+
+def clarabel_cones(cones: Cones) -> list[Any]:
+    """The cones of the rows in Clarabel's terms."""
+    linear = [(clarabel.ZeroConeT, cones.zero), (clarabel.NonnegativeConeT, cones.nonnegative)]
+    return [
+        *(kind(size) for kind, size in linear if size),
+        *map(clarabel.SecondOrderConeT, cones.second_order),
+        *map(clarabel.PSDTriangleConeT, cones.semidefinite),
+        *(clarabel.ExponentialConeT() for _ in range(cones.exponential)),
+        *map(clarabel.PowerConeT, cones.power),
+    ]
 
 
 def optional_package(name: str) -> Any | None:

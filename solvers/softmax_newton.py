@@ -11,24 +11,27 @@ are solved by Sherman-Morrison in each term: with D = 1 / (1 + w s^2 p) and grad
 
     direction = -D (F + w s p sigma),        sigma = sum(D s p F) / sum(D p),
 
-where sum(D p) = 1 - w sum(D s^2 p^2) does not cancel. Otherwise by a Cholesky factor for each instance. Steps are
-damped by Armijo backtracking; rows that have converged leave the batch. The start is the minimizer of the quadratic.
+where sum(D p) = 1 - w sum(D s^2 p^2) does not cancel. Otherwise by a Cholesky factor for each instance. The start is
+the better of two: the minimizer of the quadratic, and the point where x does not move the arguments (A x = 0).
+Where a term is saturated it is nearly linear and Newton's step far too long; steps are therefore bisected until they
+descend (Armijo) and the slope at their end is at most a quarter of that at their start. Descent alone crawls there: the
+step may end anywhere behind the kink. Rows that have converged leave the batch.
 
-Sources: Nocedal & Wright, "Numerical Optimization", section 3.3 (damped Newton); Boyd & Vandenberghe, "Convex
-Optimization", appendix C.4.3 (diagonal plus low rank).
+Sources: Nocedal & Wright, "Numerical Optimization", sections 3.1 (strong Wolfe conditions) and 3.3; Boyd &
+Vandenberghe, "Convex Optimization", appendix C.4.3 (diagonal plus low rank).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from .conic_engine import ConicEngine, Runner, Start
 from .conic_program import NOTHING, POINT, ConicProgram, Points
-from .log_sum_exp import LogSumExp, find_log_sum_exp
-from .rows import backtrack, pick_rows
+from .log_sum_exp import LogSumExp, Shared, find_log_sum_exp, pulled, share, times
+from .rows import pick_rows
 
 MAX_ITERATIONS = 100
 MARGIN = 1e-4
@@ -36,36 +39,11 @@ MARGIN = 1e-4
 FINEST, COARSEST = 1e-13, 1e-10
 """Between these a row stops, relative to 1 + its largest weight."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
+DESCENT, FLATTER = 1e-4, 0.25
+"""Share of the linear decrease that a step must reach, and most of the slope that it may leave."""
+MAX_BISECTIONS = 40
 DENSE_ENTRIES = 4_000_000
 """Largest work space of the dense Newton equations; batches are split to fit."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What the batch shares. A vector stands for a diagonal matrix.
-
-    Attributes
-    ----------
-    P : Tensor, shape (unknowns, unknowns)
-    arguments : Tensor, shape (arguments, unknowns)
-        A.
-    back : Tensor, shape (unknowns, coordinates)
-        T.
-    spread : Tensor, shape (arguments, coordinates)
-        S = A T.
-    width : int
-        Arguments of every term.
-    """
-
-    P: Tensor
-    arguments: Tensor
-    back: Tensor
-    spread: Tensor
-    width: int
-
-    def grouped(self, arguments: Tensor) -> Tensor:
-        """Arguments as (batch, terms, width)."""
-        return arguments.unflatten(1, (-1, self.width))
 
 
 @dataclass(frozen=True)
@@ -83,7 +61,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Slopes:
-    """First derivatives at a point: log p (rows, terms, width), w p (rows, arguments), P x + q, and its sum with A'(w p)."""
+    """First derivatives at a point: log p (rows, terms, width), w p (rows, arguments), P x + q, P x + q + A'(w p)."""
 
     logs: Tensor
     forces: Tensor
@@ -93,6 +71,44 @@ class Slopes:
     def pick(self, keep: Tensor) -> Slopes:
         """The instances for which `keep` holds."""
         return Slopes(*pick_rows(keep, self.logs, self.forces, self.quadratic, self.gradient))
+
+
+@dataclass(frozen=True)
+class Line:
+    """The objective along the direction of every row.
+
+    Attributes
+    ----------
+    logs : Tensor, shape (rows, terms, width)
+        log p at step length zero. The objective is taken relative to it: large arguments would drown it in rounding.
+    change : Tensor, shape (rows, terms, width)
+        What a full step adds to the arguments.
+    weights : Tensor, shape (rows, terms)
+    along, square : Tensor, shape (rows,)
+        Slope of the quadratic at zero, and its curvature.
+    slope, slack : Tensor, shape (rows,)
+        Slope of the whole at zero, and what counts as rounding.
+    """
+
+    logs: Tensor
+    change: Tensor
+    weights: Tensor
+    along: Tensor
+    square: Tensor
+    slope: Tensor
+    slack: Tensor
+
+    def at(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Change of the objective, and its slope, at step lengths (rows,)."""
+        moved = self.logs + steps[:, None, None] * self.change
+        terms = torch.logsumexp(moved, 2)
+        drift = ((moved - terms[..., None]).exp() * self.change).sum(2)
+        value = steps * self.along + steps**2 / 2 * self.square + (self.weights * terms).sum(1)
+        return value, self.along + steps * self.square + (self.weights * drift).sum(1)
+
+    def pick(self, keep: Tensor) -> Line:
+        """The rows for which `keep` holds."""
+        return Line(*pick_rows(keep, *(getattr(self, field.name) for field in fields(self))))
 
 
 def prepare(program: ConicProgram) -> Runner | str:
@@ -110,6 +126,8 @@ def prepare(program: ConicProgram) -> Runner | str:
         probabilities = start.get("probabilities")
         if probabilities is not None and probabilities.shape == (program.batch, len(structure.places)):
             x = x + _warm(structure, shared, probabilities, rows.weights)
+        else:
+            x = _better_start(shared, rows, x)
         x, iterations = newton(shared, rows, x, tolerance)
         x, y, probabilities = structure.lift(program, x, offsets, weights)
         claim = torch.where(fits, POINT, NOTHING).expand(program.batch).clone()
@@ -118,27 +136,20 @@ def prepare(program: ConicProgram) -> Runner | str:
     return run
 
 
-def share(structure: LogSumExp) -> Shared:
-    """Coordinates in which the quadratic is 1/2 |v|^2 and every direction moves an argument."""
-    factor = torch.linalg.cholesky(structure.P)
-    seen = torch.linalg.solve_triangular(factor, structure.arguments.T, upper=False)
-    lengths = torch.linalg.vector_norm(seen, dim=0)
-    gram = seen.T @ seen
-    if not bool((gram - torch.diag(torch.diagonal(gram))).any()):
-        basis, spread = seen / torch.where(lengths > 0, lengths, 1.0), lengths
-    else:
-        left, sizes, right = torch.linalg.svd(seen, full_matrices=False)
-        kept = sizes > torch.finfo(sizes.dtype).eps * max(seen.shape) * sizes[0]
-        basis, spread = left[:, kept], right[kept].T * sizes[kept]
-    back = torch.linalg.solve_triangular(factor.T, basis, upper=True)
-    return Shared(_thin(structure.P), _thin(structure.arguments), _thin(back), spread, structure.width)
-
-
 def _warm(structure: LogSumExp, shared: Shared, probabilities: Tensor, weights: Tensor) -> Tensor:
     """How far from the minimizer of the quadratic an earlier softmax pulls, -P^{-1}A'(w p)."""
     p = weights.new_zeros(len(weights), structure.terms * structure.width)
     p[:, structure.places] = probabilities.nan_to_num(0.0)
-    return -_times(shared.back, _pulled(shared.spread, (weights[..., None] * shared.grouped(p)).flatten(1)))
+    return -times(shared.back, pulled(shared.spread, (weights[..., None] * shared.grouped(p)).flatten(1)))
+
+
+def _better_start(shared: Shared, rows: Rows, x: Tensor) -> Tensor:
+    """Of the minimizer x of the quadratic and the point that shares its unseen part, with A x = 0, the better one."""
+    lift = pulled(shared.back, times(shared.P, x))
+    other = x - times(shared.back, lift)
+    terms = (torch.logsumexp(shared.grouped(rows.offsets + times(shared.arguments, part)), 2) for part in (other, x))
+    gain = (lift * lift).sum(1) / 2 + (rows.weights * (next(terms) - next(terms))).sum(1)
+    return torch.where(gain[:, None] < 0, other, x)
 
 
 def newton(shared: Shared, rows: Rows, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -166,7 +177,7 @@ def newton(shared: Shared, rows: Rows, x: Tensor, tolerance: float) -> tuple[Ten
     for done in range(MAX_ITERATIONS + 1):
         slopes = _differentiate(shared, rows, x)
         size = _largest(slopes.gradient)
-        good = (size <= wanted) | (settled & (size > before / 2)) | (done == MAX_ITERATIONS)
+        good = (size <= wanted) | (settled & ~(size <= before / 2)) | (done == MAX_ITERATIONS)
         if bool(good.any()):
             result[places[good]], iterations[places[good]] = x[good], done
             rows, slopes = rows.pick(~good), slopes.pick(~good)
@@ -179,30 +190,43 @@ def newton(shared: Shared, rows: Rows, x: Tensor, tolerance: float) -> tuple[Ten
 
 
 def _differentiate(shared: Shared, rows: Rows, x: Tensor) -> Slopes:
-    logs = torch.log_softmax(shared.grouped(rows.offsets + _times(shared.arguments, x)), 2)
+    logs = torch.log_softmax(shared.grouped(rows.offsets + times(shared.arguments, x)), 2)
     forces = (rows.weights[..., None] * logs.exp()).flatten(1)
-    quadratic = rows.q + _times(shared.P, x)
-    return Slopes(logs, forces, quadratic, quadratic + _pulled(shared.arguments, forces))
+    quadratic = rows.q + times(shared.P, x)
+    return Slopes(logs, forces, quadratic, quadratic + pulled(shared.arguments, forces))
 
 
 def _step(shared: Shared, rows: Rows, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
     """One damped step of every row, and which rows are so near that the objective no longer shows their progress."""
-    gradient = _pulled(shared.back, slopes.gradient)
+    gradient = pulled(shared.back, slopes.gradient)
     solve = _sherman_morrison if shared.spread.ndim == 1 else _cholesky
     direction = solve(shared, slopes, gradient)
-    move, change = _times(shared.back, direction), shared.grouped(_times(shared.spread, direction))
-    along, square = (slopes.quadratic * move).sum(1), (direction * direction).sum(1)
-    level = rows.weights.sum(1)
+    move, change = times(shared.back, direction), shared.grouped(times(shared.spread, direction))
+    line = Line(
+        slopes.logs, change, rows.weights, (slopes.quadratic * move).sum(1), (direction * direction).sum(1),
+        (gradient * direction).sum(1), ROUNDING * (1 + rows.weights.sum(1)),
+    )  # fmt: skip
+    steps = _search(line)
+    return x + steps[:, None] * move, (steps == 0) | (line.slope >= -line.slack)
 
-    def objective(steps: Tensor) -> Tensor:
-        # Relative to the present log-probabilities: large arguments would drown the difference in rounding. The
-        # weights are added for `backtrack`, which takes their size for the scale of rounding.
-        terms = torch.logsumexp(slopes.logs + steps[:, None, None] * change, 2)
-        return steps * along + steps**2 / 2 * square + (rows.weights * terms).sum(1) + level
 
-    slope = (gradient * direction).sum(1)
-    steps, _ = backtrack(objective, level, slope)
-    return x + steps[:, None] * move, (steps == 0) | (slope >= -ROUNDING * (1 + level))
+def _search(line: Line) -> Tensor:
+    """Step lengths of every row by bisection of [0, 1]; zero where none was found."""
+    result = torch.zeros_like(line.slope)
+    open_rows, steps = torch.arange(len(result), device=result.device), torch.ones_like(result)
+    low, high = torch.zeros_like(result), torch.ones_like(result)
+    for _ in range(MAX_BISECTIONS):
+        value, rise = line.at(steps)
+        far = ~(value <= DESCENT * steps * line.slope + line.slack) | (rise > -FLATTER * line.slope + line.slack)
+        near = ~far & (rise < FLATTER * line.slope - line.slack) & (steps < 1)
+        bad = far | near
+        result[open_rows[~bad]] = steps[~bad]
+        if not bool(bad.any()):
+            break
+        low, high = torch.where(near, steps, low), torch.where(far, steps, high)
+        open_rows, steps, low, high = pick_rows(bad, open_rows, (low + high) / 2, low, high)
+        line = line.pick(bad)
+    return result
 
 
 def _sherman_morrison(shared: Shared, slopes: Slopes, gradient: Tensor) -> Tensor:
@@ -217,30 +241,15 @@ def _sherman_morrison(shared: Shared, slopes: Slopes, gradient: Tensor) -> Tenso
 def _cholesky(shared: Shared, slopes: Slopes, gradient: Tensor) -> Tensor:
     """S'diag(w)(diag(p) - pp')S as a Gram matrix: rows of S minus their mean under p, times sqrt(w p)."""
     arguments, size = shared.spread.shape
-    rows = shared.grouped(shared.spread[None])[0]
-    parts = []
-    for chosen in torch.arange(len(gradient), device=gradient.device).split(max(1, DENSE_ENTRIES // (arguments * size))):
+    rows, parts = shared.spread.unflatten(0, (-1, shared.width)), []
+    at_once = max(1, DENSE_ENTRIES // (arguments * size))
+    for chosen in torch.arange(len(gradient), device=gradient.device).split(at_once):
         means = torch.einsum("bgk,gkr->bgr", slopes.logs[chosen].exp(), rows)
         centred = (rows - means[:, :, None]).flatten(1, 2) * slopes.forces[chosen].sqrt()[..., None]
         hessian = centred.mT @ centred
         torch.diagonal(hessian, dim1=1, dim2=2).add_(1)
         parts.append(torch.cholesky_solve(gradient[chosen, :, None], torch.linalg.cholesky(hessian))[..., 0])
     return -torch.cat(parts)
-
-
-def _thin(matrix: Tensor) -> Tensor:
-    """A diagonal matrix as the vector of its diagonal."""
-    diagonal = torch.diagonal(matrix)
-    plain = matrix.shape[0] == matrix.shape[1] and not bool((matrix - torch.diag(diagonal)).any())
-    return diagonal.contiguous() if plain else matrix
-
-
-def _times(matrix: Tensor, rows: Tensor) -> Tensor:
-    return rows * matrix if matrix.ndim == 1 else rows @ matrix.T
-
-
-def _pulled(matrix: Tensor, rows: Tensor) -> Tensor:
-    return rows * matrix if matrix.ndim == 1 else rows @ matrix
 
 
 def _largest(rows: Tensor) -> Tensor:
