@@ -41,7 +41,7 @@ def measure(program: ConicProgram, points: Points, tolerance: float) -> tuple[Po
     A claim of a ray that does not meet the tolerance becomes NOTHING. Residuals are infinite where there is no point.
     """
     y = into_dual_cone(points.y, program.cones)
-    claim = points.claim.clone()
+    claim = torch.where((points.claim >= POINT) & (points.claim <= NOTHING), points.claim, NOTHING)
     for kind, held in ((INFEASIBLE, _infeasible), (UNBOUNDED, _unbounded)):
         places = (claim == kind).nonzero()[:, 0]
         if len(places):
