@@ -325,8 +325,12 @@ def _compare(form: Canonical, problem: cp.Problem, data: Any, inverse: Any) -> N
         "offset": (_fill(form.offset, vector, (1, 1)), sp.csr_array([[float(inverse[-1]["offset"])]])),
     }
     for name, (ours, theirs) in pairs.items():
-        if ours.shape != theirs.shape or abs(ours - theirs).max() > CLOSE * (1 + abs(theirs).max()):
+        if ours.shape != theirs.shape or _largest(ours - theirs) > CLOSE * (1 + _largest(theirs)):
             raise _unknown_form(f"its {name} is not the one that cvxpy solves")
+
+
+def _largest(matrix: sp.csr_array) -> float:
+    return float(np.abs(matrix.data).max(initial=0.0))
 
 
 def _fill(affine: Affine, vector: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:

@@ -114,4 +114,5 @@ def recover(recovery: Recovery, answers: Tensor) -> Tensor:
     values = answers[:, span(torch.as_tensor(recovery.places, device=answers.device))]
     if (recovery.coefficients != 1).any():
         values = values * torch.as_tensor(recovery.coefficients, device=answers.device)
-    return values.reshape(len(answers), *recovery.shape)
+    # Adding zero makes the negative zeros of a projection plain ones.
+    return (values + 0.0).reshape(len(answers), *recovery.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -139,6 +139,9 @@ def solve_problem(
     gradients = torch.is_grad_enabled() and any(
         isinstance(values, Tensor) and values.requires_grad for values in (parameters or {}).values()
     )
+    if gradients:
+        # The backward pass reads the parameters again, whatever became of the user's arrays by then.
+        batch = replace(batch, values={name: values.clone() for name, values in batch.values.items()})
     answers = Answers.empty(compiled.form, batch, keep_points=gradients)
     for places, start in _chunks(batch, plan, *recall(warm_start, plan.engine, names, batch.size)):
         program = plan.program(batch, places)
