@@ -31,7 +31,7 @@ def list_everything(
 HEADINGS = {
     "formulations": ("name", "limits", "paper"),
     "blocks": ("name", "one instance is", "program"),
-    "engines": ("name", "solves"),
+    "engines": ("name", "takes", "solves"),
     "activations": ("name", "range", "convex model"),
     "losses": ("name", "task"),
     "data sets": ("name", "what", "from"),
@@ -42,7 +42,6 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Everything that has a name, as plain data."""
     # Importing these brings torch and scikit-learn.
     from ..networks.datasets import BUILT_IN, FOLDER_VARIABLE, FROM_FOLDER
-    from ..solvers.batch import ENGINES
 
     folder = f"--data-dir or {FOLDER_VARIABLE}"
     blocks = {name: block() for name, block in SUBPROBLEMS.items()}
@@ -54,10 +53,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
             {"name": name, "one instance is": block.instance, "program": _first_line(block.__doc__)}
             for name, block in blocks.items()
         ],
-        "engines": [
-            *({"name": name, "solves": engine.solves} for name, engine in ENGINES.items()),
-            {"name": "clarabel, scs", "solves": "every convex block, one by one; Clarabel is the reference"},
-        ],
+        "engines": _engine_rows(),
         "activations": [_activation_row(name) for name in ACTIVATIONS],
         "losses": [{"name": name, "task": loss.task} for name, loss in LOSSES.items()],
         "data sets": [
@@ -67,6 +63,20 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
             {"name": "PATH.csv", "what": "a header; the target last", "from": "a file"},
         ],
     }  # fmt: skip
+
+
+def _engine_rows() -> list[dict[str, str]]:
+    """The engines of the package's own blocks, and those of any program; they may have names in common."""
+    from ..solvers.batch import ENGINES
+    from ..solvers.conic_engines import CONIC_ENGINES
+    from ..solvers.engine_report import install_command
+
+    rows = [{"name": name, "takes": "blocks", "solves": made.solves, "install": ""} for name, made in ENGINES.items()]
+    for name, engine in CONIC_ENGINES.items():
+        install = install_command(engine)
+        solves = f"{engine.solves} (not installed: {install})" if install else engine.solves
+        rows.append({"name": name, "takes": "programs", "solves": solves, "install": install})
+    return rows
 
 
 def _first_line(text: str | None) -> str:

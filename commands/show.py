@@ -9,10 +9,12 @@ import typer
 
 from ..formulations.catalogue import SUBPROBLEMS, subproblem
 from ..formulations.errors import UsageError
-from .console import cells, heading, number, output, print_json, say, say_lines, small, table
+from .console import cells, heading, number, output, print_json, say, say_lines, small, table, working
 
 if TYPE_CHECKING:
+    from ..formulations.subproblem import Subproblem
     from ..solvers.agreement import Agreement
+    from ..solvers.engine_report import Fit
     from ..solvers.run import Instance
     from ..solvers.solution import Solution
 
@@ -30,21 +32,31 @@ def show(
     sweep: Annotated[int | None, Option(metavar="N", help="Of a run: sweep; by default the last.")] = None,
     latex: Annotated[bool, Option("--latex", help="The model in LaTeX.")] = False,
     html: Annotated[bool, Option("--html", help="The model as an HTML fragment.")] = False,
+    engine: Annotated[bool, Option("--engine", help="Of a block: its structure, and which engines solve it.")] = False,
     json: Annotated[bool, Option("--json", help="Plain data; of a run, all values too.")] = False,
 ) -> None:
     """Show a block as a readable model; or, of a run, one instance with values, duals and residuals."""
     if latex + html + json > 1:
         raise UsageError("more than one of --latex, --html and --json was given; expected at most one: choose one.")
+    if engine and (latex or html):
+        raise UsageError("--engine has no form in LaTeX or HTML; expected it alone or with --json: choose one.")
     if target in SUBPROBLEMS or not Path(target).exists():
         _refuse_run_options(target, layer, sample, sweep)
         block = subproblem(target, _settings(settings or []))
-        if json:
+        if engine:
+            _tell_engines(block, json=json)
+        elif json:
             print_json(block.json())
         else:
             say_lines(block.latex() if latex else block.html() if html else block.show())
         return
     if settings:
         raise UsageError(f"--set is for blocks, but {target!r} is a path; the blocks of a run have the run's settings.")
+    if engine:
+        raise UsageError(
+            f"--engine is for blocks, but {target!r} is a path; without it, an instance of a run is shown with the "
+            "engine that solved it."
+        )
     instance = _instance(target, 1 if layer is None else layer, 0 if sample is None else sample, sweep)
     if latex or html:
         say_lines(instance.subproblem.latex() if latex else instance.subproblem.html())
@@ -77,6 +89,44 @@ def _refuse_run_options(target: str, *options: int | None) -> None:
             f"--layer, --sample and --sweep choose an instance of a run, but {target!r} is a block: "
             "give the folder of a run, or leave them out."
         )
+
+
+def _tell_engines(block: Subproblem, *, json: bool) -> None:
+    """What is recognized in a block, and which engines solve it."""
+    from dataclasses import asdict
+
+    from ..solvers.engine_report import report_engines
+
+    with working("looking for structure"):
+        report = report_engines(block)
+    if json:
+        print_json(asdict(report))
+        return
+    heading(f"{report.title}: structure and engines")
+    shown = table("", "")
+    shown.show_header = False
+    for name, lines in {
+        "canonical program": [report.canonical],
+        "without definitions": [report.reduced],
+        "what varies": [", ".join(report.per_instance) or "nothing"],
+        "what a batch shares": [", ".join(report.shared) or "no data"],
+        "recognized": report.structure,
+        "solve takes": [report.solve],
+        "solve_problem takes": [report.solve_problem],
+    }.items():
+        shown.add_row(*cells(name, "\n".join(lines)))
+    output().print(shown, "")
+    _tell_fits("Engines of the package's own blocks: solve(block, data)", report.block_engines, report.solve)
+    title = "Engines of any program: solve_problem(block.program(), parameters)"
+    _tell_fits(title, report.program_engines, report.solve_problem)
+
+
+def _tell_fits(title: str, fits: tuple[Fit, ...], taken: str) -> None:
+    shown = table("engine", "solves it", "what a warm start does, or what is missing", title=title)
+    for fit in fits:
+        answer = "no" if not fit.fits else "yes, taken" if fit.name == taken else "yes"
+        shown.add_row(*cells(fit.name, answer, fit.warm if fit.fits else f"needs {fit.needs}"))
+    output().print(shown, "")
 
 
 def _instance(run: str, layer: int, sample: int, sweep: int | None) -> Instance:

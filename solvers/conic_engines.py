@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-
 from ..formulations.errors import UsageError
+from . import moreau_batch, projected_gradient, projected_newton, shared_admm, softmax_newton
 from .conic_engine import ConicEngine, Runner
+from .conic_loop import LOOPS, in_processes
 from .conic_program import ConicProgram
 
+CONIC_ENGINES: dict[str, ConicEngine] = {
+    engine.name: engine
+    for engine in (
+        projected_gradient.ENGINE,
+        projected_newton.ENGINE,
+        softmax_newton.ENGINE,
+        shared_admm.ENGINE,
+        moreau_batch.,
+        *LOOPS.values(),
+    )
+}
 REFERENCE = "clarabel"
-CONIC_ENGINES: dict[str, ConicEngine] = {}
-for _module, _names in (("projected_gradient", ["ENGINE"]), ("projected_newton", ["ENGINE"]), ("softmax_newton", ["ENGINE"]), ("shared_admm", ["ENGINE"]), ("moreau_batch", ["ENGINE", "MOREAU"]), ("conic_loop", ["CLARABEL", "SCS", "OSQP"]), ("clarabel_loop", ["ENGINE", "CLARABEL"]), ("scs_loop", ["ENGINE", "SCS"]), ("osqp_loop", ["ENGINE", "OSQP"])):
-    try:
-        _m = importlib.import_module("convexblocks.solvers." + _module)
-    except ImportError:
-        continue
-    for _n in _names:
-        if hasattr(_m, _n):
-            CONIC_ENGINES[getattr(_m, _n).name] = getattr(_m, _n)
+"""The engine that is asked last for what another one missed."""
 
 
 def choose(program: ConicProgram, name: str | None) -> tuple[str, Runner]:
@@ -48,8 +51,6 @@ def choose(program: ConicProgram, name: str | None) -> tuple[str, Runner]:
 
 def spread(name: str, runner: Runner, processes: int) -> Runner:
     """The runner of an engine, over processes where it solves one by one."""
-    from .conic_loop import in_processes
-
-    if name not in ("clarabel", "scs", "osqp"):
+    if name not in LOOPS:
         return runner
     return lambda program, start, tolerance: in_processes(name, program, start, tolerance, processes)

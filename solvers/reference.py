@@ -1,4 +1,4 @@
-"""The reference: any subproblem through cvxpy and a conic solver, one instance after the other, in float64.
+"""The reference: the package's own blocks through cvxpy and a conic solver, one instance after the other, in float64.
 
 The cvxpy model is the specification; what this engine gives is what the fast engines are compared with. A program is
 canonicalized once (it is DPP); SCS then starts from its last iterate, Clarabel has no starting point.
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..formulations.subproblem import Residuals, Subproblem
+from ..formulations.subproblem import Subproblem
 from .conic import ConicAnswer, constraint_labels, solve_conic
 from .engine import Data
 from .solution import Solution, Status, judge
@@ -87,11 +87,11 @@ def _collect(
         for label, shape in shapes.items()
         if any(label in answer.duals for answer in answers)
     }
-    own = subproblem.residuals(values, data)
-    residuals = own or _measured(answers, device)
+    residuals = subproblem.residuals(values, data)
+    assert residuals is not None, "programs without residuals of their own are solved by solve_problem"
     statuses = tuple(
         answer.status if answer.status is not Status.SOLVED else judged
-        for answer, judged in zip(answers, judge(residuals, tolerance, gap_bounds=own is not None), strict=True)
+        for answer, judged in zip(answers, judge(residuals, tolerance), strict=True)
     )
     iterations = torch.tensor([answer.iterations for answer in answers], device=device)
     return Solution(values, residuals, statuses, iterations, solver, *seconds, duals)
@@ -101,8 +101,3 @@ def _stack(rows: list[np.ndarray | None], shape: tuple[int, ...], device: torch.
     filled = [np.full(shape, np.nan) if row is None else np.asarray(row, float).reshape(shape) for row in rows]
     return torch.tensor(np.stack(filled), dtype=torch.float64, device=device)
 
-
-def _measured(answers: list[ConicAnswer], device: torch.device) -> Residuals:
-    """Residuals of programs without batched formulas: violation by cvxpy, the others on the canonical program."""
-    measured = [[answer.violation, answer.dual_residual, answer.gap] for answer in answers]
-    return Residuals(*torch.tensor(measured, dtype=torch.float64, device=device).T)

@@ -36,8 +36,8 @@ from .rows import pick_rows
 MAX_ITERATIONS = 100
 MARGIN = 1e-4
 """Share of the tolerance at which a row stops; convergence is quadratic, so that it costs one iteration."""
-FINEST, COARSEST = 1e-13, 1e-10
-"""Between these a row stops, relative to 1 + its largest weight."""
+FINEST = 1e-13
+"""Where a row stops at the latest, relative to 1 + its largest weight."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
 DESCENT, FLATTER = 1e-4, 0.25
 """Share of the linear decrease that a step must reach, and most of the slope that it may leave."""
@@ -147,9 +147,12 @@ def _better_start(shared: Shared, rows: Rows, x: Tensor) -> Tensor:
     """Of the minimizer x of the quadratic and the point that shares its unseen part, with A x = 0, the better one."""
     lift = pulled(shared.back, times(shared.P, x))
     other = x - times(shared.back, lift)
-    terms = (torch.logsumexp(shared.grouped(rows.offsets + times(shared.arguments, part)), 2) for part in (other, x))
-    gain = (lift * lift).sum(1) / 2 + (rows.weights * (next(terms) - next(terms))).sum(1)
-    return torch.where(gain[:, None] < 0, other, x)
+
+    def terms(x: Tensor) -> Tensor:
+        return torch.logsumexp(shared.grouped(rows.offsets + times(shared.arguments, x)), 2)
+
+    rise = (lift * lift).sum(1) / 2 + (rows.weights * (terms(other) - terms(x))).sum(1)
+    return torch.where(rise[:, None] < 0, other, x)
 
 
 def newton(shared: Shared, rows: Rows, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -172,20 +175,18 @@ def newton(shared: Shared, rows: Rows, x: Tensor, tolerance: float) -> tuple[Ten
     """
     result, iterations = x.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
     places = torch.arange(len(x), device=x.device)
-    wanted = min(max(MARGIN * tolerance, FINEST), COARSEST) * (1 + rows.weights.amax(1)) + ROUNDING * _largest(rows.q)
-    settled, before = torch.zeros_like(places, dtype=torch.bool), torch.full_like(wanted, torch.inf)
+    wanted = max(MARGIN * tolerance, FINEST) * (1 + rows.weights.amax(1))
+    settled = torch.zeros_like(places, dtype=torch.bool)
     for done in range(MAX_ITERATIONS + 1):
         slopes = _differentiate(shared, rows, x)
-        size = _largest(slopes.gradient)
-        good = (size <= wanted) | (settled & ~(size <= before / 2)) | (done == MAX_ITERATIONS)
+        good = (_largest(slopes.gradient) <= wanted) | settled | (done == MAX_ITERATIONS)
         if bool(good.any()):
             result[places[good]], iterations[places[good]] = x[good], done
             rows, slopes = rows.pick(~good), slopes.pick(~good)
-            places, x, wanted, size = pick_rows(~good, places, x, wanted, size)
+            places, x, wanted = pick_rows(~good, places, x, wanted)
         if not len(places):
             break
         x, settled = _step(shared, rows, x, slopes)
-        before = size
     return result, iterations
 
 
@@ -197,7 +198,7 @@ def _differentiate(shared: Shared, rows: Rows, x: Tensor) -> Slopes:
 
 
 def _step(shared: Shared, rows: Rows, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
-    """One damped step of every row, and which rows are so near that the objective no longer shows their progress."""
+    """One damped step of every row, and which rows are done: after a step too small to show in the objective."""
     gradient = pulled(shared.back, slopes.gradient)
     solve = _sherman_morrison if shared.spread.ndim == 1 else _cholesky
     direction = solve(shared, slopes, gradient)

@@ -121,15 +121,9 @@ def join_solutions(parts: Sequence[Solution], order: Tensor) -> Solution:
     )  # fmt: skip
 
 
-def judge(residuals: Residuals, tolerance: float, *, gap_bounds: bool = True) -> tuple[Status, ...]:
-    """Status of every instance from its residuals.
-
-    With `gap_bounds` (the package's blocks) the gap decides, because it bounds the error; without (other programs) the
-    dual residual has to be small as well.
-    """
+def judge(residuals: Residuals, tolerance: float) -> tuple[Status, ...]:
+    """Status of every instance of the package's own blocks: the gap decides, because it bounds the error."""
     good = (residuals.primal <= tolerance) & (decisive(residuals) <= tolerance)
-    if not gap_bounds:
-        good = good & (residuals.dual <= tolerance)
     return tuple(Status.SOLVED if ok else Status.INACCURATE for ok in good.tolist())
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from convexblocks.commands.main import app
 from convexblocks.formulations import ACTIVATIONS, LOSSES
-from convexblocks.solvers import ENGINES, load
+from convexblocks.solvers import CONIC_ENGINES, ENGINES, load
 
 COMMAND = [sys.executable, "-m", "convexblocks.commands.main"]
 
@@ -55,11 +56,26 @@ def test_version_and_help() -> None:
 def test_list_names_everything() -> None:
     result = CliRunner().invoke(app, ["list"])
     assert result.exit_code == 0
-    for name in ("fenchel", "fenchel.activation", *ENGINES, *ACTIVATIONS, *LOSSES, "digits", "fashion_mnist", ".npz"):
+    names = (*ENGINES, *CONIC_ENGINES, *ACTIVATIONS, *LOSSES)
+    for name in ("fenchel", "fenchel.activation", *names, "digits", "fashion_mnist", ".npz"):
         assert name in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     found = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     assert list(found) == ["formulations", "blocks", "engines", "activations", "losses", "data sets"]
+    listed = [(row["name"], row["takes"]) for row in found["engines"]]
+    assert listed == [*((name, "blocks") for name in ENGINES), *((name, "programs") for name in CONIC_ENGINES)]
+
+
+def test_list_says_how_to_install_what_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = replace(CONIC_ENGINES["osqp"], prepare=lambda program: "the package x (pip install 'convexblocks[x]')")
+    monkeypatch.setitem(CONIC_ENGINES, "osqp", absent)
+    text = CliRunner().invoke(app, ["list"]).stdout
+    assert "[x]" in text
+    assert max(map(len, text.splitlines())) <= 80
+    rows = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)["engines"]
+    commands = {row["name"]: row["install"] for row in rows if row["takes"] == "programs"}
+    assert commands["osqp"] == "pip install 'convexblocks[x]'"
+    assert commands["clarabel"] == ""
 
 
 def test_help_and_models_need_neither_torch_nor_scikit_learn(tmp_path: Path) -> None:

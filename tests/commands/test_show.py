@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from convexblocks.commands.main import app
 from convexblocks.formulations import FenchelActivation
-from convexblocks.solvers import load
+from convexblocks.solvers import CONIC_ENGINES, ENGINES, load
 
 
 def run(*words: Any) -> Result:
@@ -44,6 +45,44 @@ def test_other_forms() -> None:
     assert json.loads(run("show", "fenchel.weight", "--json").stdout)["title"] == "fenchel.weight"
     assert r"\mathbf" in run("show", "fenchel.weight", "--latex").stdout
     assert run("show", "fenchel.weight", "--html").stdout.lstrip().startswith("<")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["fenchel.activation", "--set", "width=12", "--set", "next_width=10"],
+         ["12 unknowns in a box (lower bounds on all, no upper bounds)", "10 squared hinges",
+          "a Hessian shared by the batch", "solve takes          projected_gradient"]),
+        (["fenchel.activation", "--set", "activation=tanh"],
+         ["a general conic program, quadratic objective", "solve takes          newton"]),
+        (["fenchel.weight", "--set", "loss=logistic"], ["6 log-sum-exp terms of 2 arguments each (logistic"]),
+        (["fenchel.output", "--set", "outputs=10"],
+         ["log-sum-exp of 10 arguments", "solve takes          sherman_morrison", "solve_problem takes  log_sum_exp"]),
+    ],
+)  # fmt: skip
+def test_engines_of_a_block_as_text(words: list[str], found: list[str]) -> None:
+    result = run("show", *words, "--engine")
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    for line in found:
+        assert line in result.stdout
+    report = json.loads(run("show", *words, "--engine", "--json").stdout)
+    for title, taken in (("block_engines", "solve"), ("program_engines", "solve_problem")):
+        for fit in report[title]:
+            answer = "no" if not fit["fits"] else "yes, taken" if fit["name"] == report[taken] else "yes"
+            assert re.search(rf"^{fit['name']} +{answer}  ", result.stdout, re.MULTILINE)
+
+
+def test_engines_of_a_block_as_data() -> None:
+    found = json.loads(run("show", "fenchel.weight", "--engine", "--json").stdout)
+    assert list(found) == [
+        "title", "per_instance", "shared", "canonical", "reduced", "structure", "solve", "solve_problem",
+        "block_engines", "program_engines",
+    ]  # fmt: skip
+    assert found["structure"] == ["5 unknowns without bounds", "6 squared hinges", "a Hessian shared by the batch"]
+    assert [fit["name"] for fit in found["block_engines"]] == list(ENGINES)
+    assert [fit["name"] for fit in found["program_engines"]] == list(CONIC_ENGINES)
+    assert all(set(fit) == {"name", "fits", "needs", "warm"} for fit in found["program_engines"])
 
 
 def test_instance_as_text(trained: Path) -> None:
@@ -98,6 +137,11 @@ def test_large_data_are_read_again(trained: Path, tmp_path: Path) -> None:
         (["fenchel.activation", "--set", "activation=arctan"], "no disciplined convex model"),
         (["fenchel.activation", "--layer", "1"], "is a block"),
         (["fenchel.activation", "--html", "--json"], "choose one"),
+        (["fenchel.activation", "--engine", "--html"], "--engine has no form in LaTeX or HTML"),
+        (["fenchel.activation", "--engine", "--latex"], "expected it alone or with --json"),
+        (["fenchel.activation", "--engine", "--sweep", "1"], "is a block"),
+        (["fenchel.activation", "--engine", "--set", "activation=arctan"], "no disciplined convex model"),
+        (["fenchel.magic", "--engine"], "neither a block nor the folder of a run"),
     ],
 )
 def test_bad_requests_of_blocks(words: list[str], message: str) -> None:
@@ -117,6 +161,8 @@ def test_bad_requests_of_blocks(words: list[str], message: str) -> None:
         (["--sweep", "4"], "sweeps 1 to 3"),
         (["--sweep", "0"], "sweeps 1 to 3"),
         (["--set", "width=3"], "--set is for blocks"),
+        (["--engine"], "--engine is for blocks"),
+        (["--engine", "--json"], "--engine is for blocks"),
     ],
 )
 def test_bad_requests_of_runs(words: list[str], message: str, trained: Path) -> None:
