@@ -15,7 +15,7 @@ CONIC_ENGINES: dict[str, ConicEngine] = {
         projected_newton.ENGINE,
         softmax_newton.ENGINE,
         shared_admm.ENGINE,
-        moreau_batch.,
+        moreau_batch.ENGINE,
         *LOOPS.values(),
     )
 }
