@@ -101,8 +101,12 @@ class Basis:
 
     @cached_property
     def weak(self) -> Tensor:
-        """Which unknowns have so little curvature of their own that dividing by it would lose digits."""
-        return self.p < CURVED
+        """Which unknowns stay in the linear systems of `admm_newton`.
+
+        Those with so little curvature of their own that dividing by it would lose digits; all, where there are
+        second-order cones, which give them curvature in common.
+        """
+        return self.p < CURVED if self.cones.linear else torch.ones_like(self.p, dtype=torch.bool)
 
     @cached_property
     def compliance(self) -> tuple[Tensor, Tensor]:

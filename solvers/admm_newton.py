@@ -1,13 +1,14 @@
 """Newton steps on the fixed points of ADMM, for rows that take long; on linear programs they are active-set steps.
 
 With v = T c + y / rho the point (c, y) is optimal where  p c + g + T'y = 0  and  T c = z(v), the nearest point with
-h - z in K. D, the derivative of z, leaves of the second equation
+h - z in K. K is a cone, hence z = h - D (h - v) with D the derivative of the projection, and in its eigenvectors, with
+eigenvalues d, the second equation is, row by row,
 
-    (I - D) T c - D y / rho = z - D v .
+    (1 - d) (T c - h) = d y / rho :     d = 0 asks for T c = h,  d = 1 for y = 0,  else y = rho (1 / d - 1) (T c - h) .
 
-Rows with D = I have y = 0 and leave the system; so do unknowns with a curvature p that is not small. What remains is
-regularized as by the proximal method of multipliers. Steps are kept where the distance to a fixed point, which ADMM
-itself never increases, falls.
+Rows of the second kind leave the linear system, those of the third are quadratic costs. Without them, unknowns with a
+curvature p that is not small leave it as well. What remains is regularized as by the proximal method of multipliers.
+Steps are kept where the distance to a fixed point, which ADMM itself never increases, falls.
 
 Source: Xiao, Li, Wen & Zhang, "A regularized semi-smooth Newton method with projection steps for composite convex
 programs", J. Sci. Comput. 76 (2018); Rockafellar, "Augmented Lagrangians and applications of the proximal point
@@ -16,11 +17,13 @@ algorithm in convex programming", Math. Oper. Res. 1 (1976).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .admm_basis import Basis
-from .cone_derivatives import curved_derivatives
+from .cone_derivatives import Curved, curved_derivatives
 
 REGULARIZATION = (1e-10, 1e-4, 1e-3, 1e-2)
 """Tried in turn: almost none is quick near the solution, more leads there where active sets are hard to find."""
@@ -31,7 +34,57 @@ CLOSE = 1e-9
 """Relative to the state: distances below it that shrink no more are rounding and regularization."""
 ENOUGH = 0.9
 """Share of the distance to which steps have to come down."""
-GROUP_ENTRIES = 2**20
+HARD = 1e-6
+"""Eigenvalues d below it count as zero."""
+GROUP_ENTRIES, SMALLEST_GROUP = 2**19, 8
+"""Entries of the linear systems that are solved together, which stay in the cache of a processor."""
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Rows of the program in the eigenvectors of D.
+
+    Attributes
+    ----------
+    parts : list of Curved
+        The stretches of rows that are turned.
+    T : Tensor, shape (inequalities, unknowns), with a leading batch axis where rows are turned
+    h, y : Tensor, shape (rows, inequalities)
+    hard : Tensor of bool, shape (rows, inequalities)
+        Where d = 0.
+    stiffness : Tensor or None, shape (rows, inequalities)
+        rho (1 / d - 1) where 0 < d, else 0; None where that is zero throughout.
+    """
+
+    parts: list[Curved]
+    T: Tensor
+    h: Tensor
+    y: Tensor
+    hard: Tensor
+    stiffness: Tensor | None
+
+    @staticmethod
+    def of(basis: Basis, s: Tensor, h: Tensor, y: Tensor, rho: Tensor) -> Turned:
+        """Turn the rows at s = h - v."""
+        hard = s <= 0
+        if basis.cones.linear:
+            return Turned([], basis.T, h, y, hard, None)
+        T, h, y, stiffness = basis.T.expand(len(s), -1, -1).clone(), h.clone(), y.clone(), torch.zeros_like(s)
+        parts = curved_derivatives(s, torch.zeros_like(s), basis.cones)
+        for part in parts:
+            span = slice(part.first, part.last)
+            d = part.values.flatten(1)
+            T[:, span] = part.turn(T[:, span])
+            h[:, span], y[:, span] = (part.turn(rows[:, span, None])[..., 0] for rows in (h, y))
+            hard[:, span] = d < HARD
+            stiffness[:, span] = torch.where(d < HARD, 0.0, rho[:, None] * (1 / d.clamp_min(HARD) - 1))
+        return Turned(parts, T, h, y, hard, stiffness)
+
+    def back(self, y: Tensor) -> Tensor:
+        """Duals in the basis of eigenvectors as duals of the rows."""
+        for part in self.parts:
+            y[:, part.first : part.last] = part.turn_back(y[:, part.first : part.last])
+        return y
 
 
 def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt: int) -> Tensor:
@@ -50,13 +103,13 @@ def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt:
     first = distance(basis, v, g, h, rho)
     best, least = v.clone(), ENOUGH * first
     # Rows with few entries in the system come together, so that little is padded.
-    order = torch.argsort(basis.within(v, h).ne(v).sum(1))
-    for group in order.split(max(1, GROUP_ENTRIES // (sum(basis.T.shape) ** 2))):
+    held, order = basis.within(v, h).ne(v).sum(1).sort()
+    size = int(basis.weak.sum()) + int(held[-1])
+    for group in order.split(max(SMALLEST_GROUP, GROUP_ENTRIES // max(1, size**2))):
         live, at = group, v[group]
         for _ in range(STEPS):
             at = _step(basis, at, g[live], h[live], rho[live], amount)
-            here = distance(basis, at, g[live], h[live], rho[live])
-            before = least[live]
+            here, before = distance(basis, at, g[live], h[live], rho[live]), least[live]
             better = here < before
             best[live[better]], least[live[better]] = at[better], here[better]
             arrived = (here < CLOSE * (1 + at.norm(dim=1))) & (here > before / 2)
@@ -79,66 +132,49 @@ def _step(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, amount: fl
     z = basis.within(v, h)
     c = basis.nearest(2 * z - v, g, rho)
     v = c @ basis.transposed + v - z
-    z = basis.within(v, h)
-    held, bend = _held_rows(basis, h - v)
-    places = torch.argsort(held.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(held.sum(1).max())]
-    real = torch.gather(held, 1, places)
-    e = torch.gather(z if bend is None else z - (bend @ v[..., None])[..., 0], 1, places)
-    y = torch.gather(rho[:, None] * (v - z), 1, places) * real
-    if bend is not None:
-        bend = torch.gather(bend, 1, places[:, :, None].expand(-1, -1, bend.shape[2]))
-        bend = torch.gather(bend, 2, places[:, None].expand(-1, places.shape[1], -1))
-    y, c = _solve(basis, c, y, g, e, places, real, bend, rho, amount)
-    spread = torch.zeros_like(v).scatter(1, places, y)
-    weak = basis.weak
-    rest = -(g + spread @ basis.T) / torch.where(weak, 1.0, basis.p)
-    rest[:, weak] = c
-    return rest @ basis.transposed + spread / rho[:, None]
+    turned = Turned.of(basis, h - v, h, rho[:, None] * (v - basis.within(v, h)), rho)
+    c, y = _solve(basis, turned, c, g, amount)
+    return c @ basis.transposed + turned.back(y) / rho[:, None]
 
 
-def _held_rows(basis: Basis, s: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Rows where the derivative D of z is not the identity, and D where there are second-order cones."""
-    if basis.cones.linear:
-        return s <= 0, None
-    linear = basis.cones.nonnegative
-    D = torch.diag_embed((s > 0).to(s))
-    D[:, linear:, linear:] = 0
-    held = s <= 0
-    for part in curved_derivatives(s, torch.zeros_like(s), basis.cones):
-        count, size = part.values.shape[1:]
-        blocks = (part.vectors * part.values[..., None, :]) @ part.vectors.mT
-        rows = torch.arange(part.first, part.last, device=s.device).reshape(count, size)
-        D[:, rows[:, :, None], rows[:, None, :]] = blocks
-        held[:, part.first : part.last] = (part.values < 1).any(2, keepdim=True).expand(-1, -1, size).flatten(1)
-    return held, D
-
-
-def _solve(
-    basis: Basis, c: Tensor, y: Tensor, g: Tensor, e: Tensor, places: Tensor, real: Tensor, bend: Tensor | None,
-    rho: Tensor, amount: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Duals of the held rows, and the unknowns with little curvature."""
-    weak, (strong, compliance) = basis.weak, basis.compliance
-    size = int(weak.sum())
-    among = compliance[places[:, :, None], places[:, None, :]] * (real[:, :, None] & real[:, None, :])
-    sent = basis.T[:, weak][places] * real[..., None]
-    fixed = torch.gather(g[:, ~weak] @ strong.T, 1, places) * real
-    system = among.new_zeros(len(c), size + places.shape[1], size + places.shape[1])
-    system[:, :size, size:] = sent.mT
-    if bend is not None:
-        # Rows of D among the held ones; D couples no held row with another.
-        bend = bend * (real[:, :, None] & real[:, None, :])
-        stiff = torch.eye(places.shape[1]).to(among) - bend
-        sent, fixed = stiff @ sent, (stiff @ fixed[..., None])[..., 0]
-        among = stiff @ among + bend / rho[:, None, None]
-    system[:, size:, :size], system[:, size:, size:] = sent, -among
+def _solve(basis: Basis, turned: Turned, c: Tensor, g: Tensor, amount: float) -> tuple[Tensor, Tensor]:
+    """Unknowns and duals, in the basis of eigenvectors, that solve the regularized linear system."""
+    hard, weak, size = turned.hard, basis.weak, int(basis.weak.sum())
+    places = torch.argsort(hard.to(torch.int8), dim=1, descending=True, stable=True)[:, : int(hard.sum(1).max())]
+    real = torch.gather(hard, 1, places)
+    sides, y = (torch.gather(rows, 1, places) * real for rows in (turned.h, turned.y))
+    system = g.new_zeros(len(g), size + places.shape[1], size + places.shape[1])
+    if size < len(weak):
+        strong, compliance = basis.compliance
+        system[:, size:, size:] = compliance[places[:, :, None], places[:, None]] * -(real[:, :, None] & real[:, None]).to(g)
+        sides += torch.gather(g[:, ~weak] @ strong.T, 1, places) * real
+    pull = g[:, weak]
+    if turned.stiffness is not None:
+        system[:, :size, :size] = (turned.T * turned.stiffness[..., None]).mT @ turned.T
+        pull = pull - ((turned.stiffness * turned.h)[:, None] @ turned.T)[:, 0]
+    sent = _rows(turned.T, places)[..., weak] * real[..., None]
+    system[:, size:, :size], system[:, :size, size:] = sent, sent.mT
     diagonal = torch.diagonal(system, dim1=1, dim2=2)
     diagonal[:, :size] += basis.p[weak] + amount
     diagonal[:, size:] -= torch.where(real, amount, 1.0)
     factors, pivots, _ = torch.linalg.lu_factor_ex(system)
-    c = c[:, weak]
+    part = c[:, weak]
     for _ in range(REFINEMENTS if amount == REGULARIZATION[0] else 1):
-        wanted = torch.cat([amount * c - g[:, weak], e * real - amount * y + fixed], 1)
+        wanted = torch.cat([amount * part - pull, sides - amount * y], 1)
         found = torch.linalg.lu_solve(factors, pivots, wanted[..., None])[..., 0]
-        c, y = found[:, :size], found[:, size:]
-    return y * real, c
+        part, y = found[:, :size], found[:, size:]
+    return _whole(basis, turned, part, torch.zeros_like(turned.h).scatter(1, places, y * real), g)
+
+
+def _whole(basis: Basis, turned: Turned, part: Tensor, y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """All unknowns and all duals, from those of the system."""
+    weak = basis.weak
+    if turned.stiffness is not None:
+        return part, y + turned.stiffness * ((turned.T @ part[..., None])[..., 0] - turned.h)
+    c = -(g + y @ basis.T) / torch.where(weak, 1.0, basis.p)
+    c[:, weak] = part
+    return c, y
+
+
+def _rows(T: Tensor, places: Tensor) -> Tensor:
+    return T[places] if T.ndim == 2 else torch.gather(T, 1, places[..., None].expand(-1, -1, T.shape[2]))

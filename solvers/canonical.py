@@ -2,8 +2,8 @@
 
 cvxpy reduces a DPP program to a cone program whose P, q, A and b are affine in the parameters. Here those affine maps
 are taken out once and applied to all instances together; what depends on no batched parameter stays unbatched. The
-values of variables and duals are linear in the answers x and y; those maps are found by running cvxpy's own inversion
-on a few probes.
+values of variables and duals are linear in the answers x and y; the maps of the duals are found by running cvxpy's own
+inversion on probes, and all are compared with it.
 
 This is the one module that reads cvxpy's internals (`param_prob`). At compile time its programs are compared with
 cvxpy's own on random parameters; where they differ, the program is refused.
@@ -216,7 +216,7 @@ def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canoni
     costs = sp.csr_array(program.q)
     q = Affine(np.arange(n), np.zeros(n, dtype=int), sp.csr_array(costs[:n]))
     offset = Affine(np.zeros(1, dtype=int), np.zeros(1, dtype=int), sp.csr_array(costs[n:]))
-    values, duals = _recoveries(problem, chain, inverse, n, m)
+    values, duals = _recoveries(problem, program, chain, inverse)
     return Canonical(
         n, m, _cones(program.cone_dims), P, A, q, b, offset, _parameter_entries(problem, program, chain),
         program.total_param_size, values, duals, -1.0 if isinstance(problem.objective, cp.Maximize) else 1.0,
@@ -250,35 +250,63 @@ def _parameter_entries(problem: cp.Problem, program: Any, chain: Any) -> dict[st
         column = program.param_id_to_col.get(renamed.get(parameter.id, parameter.id))
         if column is None:
             raise _unknown_form(f"the parameter {parameter.name()!r} is lost in it")
-        places = np.arange(parameter.size).reshape(parameter.shape)
-        attributes = tuple(name for name, given in parameter.attributes.items() if given is not None and given is not False)
-        if parameter.sparse_idx is not None:
-            places = places[parameter.sparse_idx]
-        elif "diag" in attributes:
-            places = np.diag(places)
-        elif {"symmetric", "PSD", "NSD"} & set(attributes):
-            places = places[np.triu_indices(len(places))]
-        entries[parameter.name()] = ParameterEntry(parameter.shape, column, places.ravel(order="F"), attributes)
+        given = tuple(name for name, value in parameter.attributes.items() if value is not None and value is not False)
+        entries[parameter.name()] = ParameterEntry(parameter.shape, column, _reduced_places(parameter), given)
     return entries
 
 
+def _reduced_places(leaf: Any) -> np.ndarray:
+    """Places, in the C-ordered whole, of the entries that cvxpy keeps of a variable or parameter."""
+    places = np.arange(leaf.size).reshape(leaf.shape)
+    if leaf.sparse_idx is not None:
+        places = places[leaf.sparse_idx]
+    elif leaf.attributes["diag"]:
+        places = np.diag(places)
+    elif any(leaf.attributes[name] for name in ("symmetric", "PSD", "NSD")):
+        places = places[np.triu_indices(len(places))]
+    return np.asarray(places.ravel(order="F"))
+
+
 def _recoveries(
-    problem: cp.Problem, chain: Any, inverse: Any, n: int, m: int
+    problem: cp.Problem, program: Any, chain: Any, inverse: Any
 ) -> tuple[dict[str, Recovery], dict[str, Recovery]]:
-    """Maps from x to the variables and from y to the duals, found by probing cvxpy's own inversion."""
-    check = np.random.default_rng(1)
-    probes = [(np.ones(n), np.ones(m)), (np.arange(n) + 1.0, np.arange(m) + 1.0), (check.random(n), check.random(m))]
-    found = [_invert(problem, chain, inverse, x, y) for x, y in probes]
-    recoveries = []
-    for side in (0, 1):
-        ones, ramp, drawn = (answer[side] for answer in found)
-        made = {name: _selection(ones[name], ramp[name]) for name in ones}
-        for name, recovery in made.items():
-            again = recovery.coefficients * probes[2][side][recovery.places]
-            if not np.allclose(again, drawn[name].ravel(), rtol=CLOSE, atol=CLOSE):
+    """Maps from x to the variables and from y to the duals, compared with cvxpy's own inversion of random answers."""
+    n, m = program.x.size, program.constr_size
+    zero = np.zeros(n)
+    _, ones = _invert(problem, chain, inverse, zero, np.ones(m))
+    _, ramp = _invert(problem, chain, inverse, zero, np.arange(m) + 1.0)
+    duals = {name: _selection(ones[name], ramp[name]) for name in ones}
+    values = _variable_recoveries(problem, program, chain)
+    drawn = np.random.default_rng(1)
+    x, y = drawn.standard_normal(n), drawn.standard_normal(m)
+    theirs = _invert(problem, chain, inverse, x, y)
+    leaves = {variable.name(): variable for variable in problem.variables()}
+    for side, (recoveries, answer) in enumerate(((values, x), (duals, y))):
+        for name, recovery in recoveries.items():
+            ours = (recovery.coefficients * answer[recovery.places]).reshape(recovery.shape)
+            known = [ours] if side else [ours, _array(leaves[name].project(ours))]
+            # cvxpy may move a value into the range of its variable's attributes.
+            if not any(np.allclose(value, theirs[side][name], rtol=CLOSE, atol=CLOSE) for value in known):
                 raise _unknown_form(f"the value of {name!r} is no selection of its entries")
-        recoveries.append(made)
-    return recoveries[0], recoveries[1]
+    return values, duals
+
+
+def _variable_recoveries(problem: cp.Problem, program: Any, chain: Any) -> dict[str, Recovery]:
+    renamed = {old: new[0] for old, new in chain.compose_var_id_map().items()}
+    found = {}
+    for variable in problem.variables():
+        column = program.var_id_to_col.get(renamed.get(variable.id, variable.id))
+        if column is None:
+            raise _unknown_form(f"the variable {variable.name()!r} is lost in it")
+        kept = _reduced_places(variable)
+        places, coefficients = np.zeros(variable.size, dtype=int), np.zeros(variable.size)
+        places[kept], coefficients[kept] = column + np.arange(len(kept)), 1.0
+        if any(variable.attributes[name] for name in ("symmetric", "PSD", "NSD")):
+            mirrored = np.arange(variable.size).reshape(variable.shape).T.ravel()
+            other = coefficients == 0
+            places[other], coefficients[other] = places[mirrored][other], 1.0
+        found[variable.name()] = Recovery(variable.shape, places, coefficients)
+    return found
 
 
 def _selection(ones: np.ndarray, ramp: np.ndarray) -> Recovery:

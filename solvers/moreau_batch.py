@@ -148,7 +148,7 @@ def _cones(moreau: Any, cones: Cones) -> Any:
     )  # fmt: skip
 
 
-MOREAU = ENGINE = ConicEngine(
+ENGINE = ConicEngine(
     "moreau",
     "every program, a batch at once on the CPU, by an interior-point method; needs the package moreau",
     "starts every instance from its last x, y and s, moved inside the cones; helps where the data moved little",

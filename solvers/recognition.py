@@ -198,6 +198,8 @@ def find_box(reduction: Reduction, q: Tensor, b: Tensor) -> Box | str:
         return f"equalities that define variables alone ({cones.zero} equalities of this program tie variables together)"
     if reduction.A.ndim > 2:
         return "a constraint matrix shared by the batch"
+    if not len(reduction.columns):
+        return "unknowns (the equalities of this program leave none)"
     A, P = reduction.A.cpu().numpy(), reduction.P.cpu().numpy()
     entries = A != 0
     single = entries.sum(1) == 1

@@ -249,7 +249,9 @@ def _cholesky(shared: Shared, slopes: Slopes, gradient: Tensor) -> Tensor:
         centred = (rows - means[:, :, None]).flatten(1, 2) * slopes.forces[chosen].sqrt()[..., None]
         hessian = centred.mT @ centred
         torch.diagonal(hessian, dim1=1, dim2=2).add_(1)
-        parts.append(torch.cholesky_solve(gradient[chosen, :, None], torch.linalg.cholesky(hessian))[..., 0])
+        # Does not raise where a row holds no numbers; the search then finds no step for it.
+        factor, _ = torch.linalg.cholesky_ex(hessian)
+        parts.append(torch.cholesky_solve(gradient[chosen, :, None], factor)[..., 0])
     return -torch.cat(parts)
 
 
