@@ -111,8 +111,8 @@ def _tell_engines(block: Subproblem, *, json: bool) -> None:
         "what varies": [", ".join(report.per_instance) or "nothing"],
         "what a batch shares": [", ".join(report.shared) or "no data"],
         "recognized": report.structure,
-        "solve takes": [report.solve],
-        "solve_problem takes": [report.solve_problem],
+        "solve takes": [report.solve or "none"],
+        "solve_problem takes": [report.solve_problem or "none"],
     }.items():
         shown.add_row(*cells(name, "\n".join(lines)))
     output().print(shown, "")

@@ -14,7 +14,6 @@ Source: O'Donoghue & Candes, "Adaptive restart for accelerated gradient schemes"
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ..formulations.fenchel_activation import FenchelActivation
 from ..formulations.subproblem import Subproblem

@@ -30,8 +30,8 @@ REGULARIZATION = (1e-10, 1e-4, 1e-3, 1e-2)
 STEPS, REFINEMENTS = 10, 3
 WILD = 1e4
 """Growth of the distance at which steps are given up; until then the active set may still settle."""
-CLOSE = 1e-9
-"""Relative to the state: distances below it that shrink no more are rounding and regularization."""
+ROUNDING, CLOSE = 1e-13, 1e-9
+"""Distances, relative to the state, that are rounding, and that are as good as it gets where they shrink no more."""
 ENOUGH = 0.9
 """Share of the distance to which steps have to come down."""
 HARD = 1e-6
@@ -112,8 +112,9 @@ def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt:
             here, before = distance(basis, at, g[live], h[live], rho[live]), least[live]
             better = here < before
             best[live[better]], least[live[better]] = at[better], here[better]
-            arrived = (here < CLOSE * (1 + at.norm(dim=1))) & (here > before / 2)
-            going = (here < WILD * first[live]) & (here > 0) & ~arrived
+            share = here / (1 + at.norm(dim=1))
+            arrived = (share < ROUNDING) | ((share < CLOSE) & (here > before / 2))
+            going = (here < WILD * first[live]) & ~arrived
             live, at = live[going], at[going]
             if not len(live):
                 break

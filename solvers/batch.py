@@ -36,7 +36,7 @@ ENGINES: dict[str, Engine] = {
         output_newton.ENGINE,
     )
 }
-"""Engines of the package's own blocks, in the order in which `solve` asks them; `CONIC_ENGINES` solve other programs."""
+"""Engines of the package's own blocks, in the order in which `solve` asks them; see also `CONIC_ENGINES`."""
 
 def solve(
     subproblem: Subproblem,

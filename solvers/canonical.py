@@ -2,11 +2,10 @@
 
 cvxpy reduces a DPP program to a cone program whose P, q, A and b are affine in the parameters. Here those affine maps
 are taken out once and applied to all instances together; what depends on no batched parameter stays unbatched. The
-values of variables and duals are linear in the answers x and y; the maps of the duals are found by running cvxpy's own
-inversion on probes, and all are compared with it.
+values of variables and duals are linear in the answers x and y (recoveries.py).
 
-This is the one module that reads cvxpy's internals (`param_prob`). At compile time its programs are compared with
-cvxpy's own on random parameters; where they differ, the program is refused.
+This module and recoveries.py are the only ones that read cvxpy's internals (`param_prob`). At compile time programs
+are compared with cvxpy's own on random parameters; where they differ, the program is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import cached_property
 from typing import Any
 
 import cvxpy as cp
@@ -25,17 +24,12 @@ from cvxpy.utilities import scopes
 
 from ..formulations.errors import NotDisciplinedError, UsageError
 from ..formulations.explanation import explain_not_dcp, explain_not_dpp
-from .conic import constraint_labels
 from .conic_program import Cones
+from .recoveries import CLOSE, Recovery, find_recoveries, plain_array, reduced_places, unknown_form
 
 SOLVER = "CLARABEL"
 """Whose canonical form is taken: no variable bounds, no cones on variables directly, a quadratic objective."""
 TEST_SETS = 2
-CLOSE = 1e-11
-
-
-class CanonicalFormError(RuntimeError):
-    """The canonical form that was read from cvxpy is not cvxpy's own."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +44,21 @@ class ParameterEntry:
         First column.
     places : array of int
         Places of its reduced entries in the C-ordered whole.
-    signs : set of str
-        Attributes to check: nonneg, nonpos, PSD, NSD, symmetric, diag.
+    attributes : tuple of str
+        Attributes that it was given: nonneg, nonpos, PSD, NSD, symmetric, diag, sparsity, ...
     """
 
     shape: tuple[int, ...]
     column: int
     places: np.ndarray
     attributes: tuple[str, ...]
+
+    @cached_property
+    def by_columns(self) -> bool:
+        """Whether all entries are kept, column by column."""
+        size = int(np.prod(self.shape, dtype=int))
+        whole = np.arange(size).reshape(self.shape).ravel(order="F")
+        return np.array_equal(self.places, whole)
 
 
 @dataclass(frozen=True)
@@ -74,22 +75,6 @@ class Affine:
     rows: np.ndarray
     columns: np.ndarray
     map: sp.csr_array
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """A linear map from answers to values of one name: ``values = coefficients * answer[places]``.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    places : array of int
-    coefficients : array
-    """
-
-    shape: tuple[int, ...]
-    places: np.ndarray
-    coefficients: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -146,8 +131,14 @@ def canonicalize(problem: cp.Problem) -> Canonical:
     CanonicalFormError
         If the form read from this version of cvxpy is not the one that cvxpy solves.
     """
-    with _kept_parameters(problem), scopes.quad_form_dpp_scope(), warnings.catch_warnings():
+    with warnings.catch_warnings(), scopes.quad_form_dpp_scope():
+        # cvxpy warns when sparse parameters are read, and of solvers that are not used here.
         warnings.simplefilter("ignore")
+        return _canonicalize(problem)
+
+
+def _canonicalize(problem: cp.Problem) -> Canonical:
+    with _kept_parameters(problem):
         _check(problem)
         rng = np.random.default_rng(0)
         _set_randomly(problem, rng)
@@ -205,7 +196,7 @@ def _set_randomly(problem: cp.Problem, rng: np.random.Generator) -> None:
 def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canonical:
     """Take the maps out of cvxpy's parametrized program."""
     if program.dir_cones or program.lower_bounds is not None or program.upper_bounds is not None:
-        raise _unknown_form("it keeps bounds or cones outside of its matrix")
+        raise unknown_form("it keeps bounds or cones outside of its matrix")
     n, m = program.x.size, program.constr_size
     # Entries of [A | b] with A x + b in K, so that the matrix of  A x + s = b  is minus the first.
     rows, columns, mapped = _entries(program.reduced_A, n)
@@ -216,7 +207,7 @@ def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canoni
     costs = sp.csr_array(program.q)
     q = Affine(np.arange(n), np.zeros(n, dtype=int), sp.csr_array(costs[:n]))
     offset = Affine(np.zeros(1, dtype=int), np.zeros(1, dtype=int), sp.csr_array(costs[n:]))
-    values, duals = _recoveries(problem, program, chain, inverse)
+    values, duals = find_recoveries(problem, program, chain, inverse)
     return Canonical(
         n, m, _cones(program.cone_dims), P, A, q, b, offset, _parameter_entries(problem, program, chain),
         program.total_param_size, values, duals, -1.0 if isinstance(problem.objective, cp.Maximize) else 1.0,
@@ -249,101 +240,16 @@ def _parameter_entries(problem: cp.Problem, program: Any, chain: Any) -> dict[st
     for parameter in problem.parameters():
         column = program.param_id_to_col.get(renamed.get(parameter.id, parameter.id))
         if column is None:
-            raise _unknown_form(f"the parameter {parameter.name()!r} is lost in it")
+            raise unknown_form(f"the parameter {parameter.name()!r} is lost in it")
         given = tuple(name for name, value in parameter.attributes.items() if value is not None and value is not False)
-        entries[parameter.name()] = ParameterEntry(parameter.shape, column, _reduced_places(parameter), given)
+        entries[parameter.name()] = ParameterEntry(parameter.shape, column, reduced_places(parameter), given)
     return entries
-
-
-def _reduced_places(leaf: Any) -> np.ndarray:
-    """Places, in the C-ordered whole, of the entries that cvxpy keeps of a variable or parameter."""
-    places = np.arange(leaf.size).reshape(leaf.shape)
-    if leaf.sparse_idx is not None:
-        places = places[leaf.sparse_idx]
-    elif leaf.attributes["diag"]:
-        places = np.diag(places)
-    elif any(leaf.attributes[name] for name in ("symmetric", "PSD", "NSD")):
-        places = places[np.triu_indices(len(places))]
-    return np.asarray(places.ravel(order="F"))
-
-
-def _recoveries(
-    problem: cp.Problem, program: Any, chain: Any, inverse: Any
-) -> tuple[dict[str, Recovery], dict[str, Recovery]]:
-    """Maps from x to the variables and from y to the duals, compared with cvxpy's own inversion of random answers."""
-    n, m = program.x.size, program.constr_size
-    zero = np.zeros(n)
-    _, ones = _invert(problem, chain, inverse, zero, np.ones(m))
-    _, ramp = _invert(problem, chain, inverse, zero, np.arange(m) + 1.0)
-    duals = {name: _selection(ones[name], ramp[name]) for name in ones}
-    values = _variable_recoveries(problem, program, chain)
-    drawn = np.random.default_rng(1)
-    x, y = drawn.standard_normal(n), drawn.standard_normal(m)
-    theirs = _invert(problem, chain, inverse, x, y)
-    leaves = {variable.name(): variable for variable in problem.variables()}
-    for side, (recoveries, answer) in enumerate(((values, x), (duals, y))):
-        for name, recovery in recoveries.items():
-            ours = (recovery.coefficients * answer[recovery.places]).reshape(recovery.shape)
-            known = [ours] if side else [ours, _array(leaves[name].project(ours))]
-            # cvxpy may move a value into the range of its variable's attributes.
-            if not any(np.allclose(value, theirs[side][name], rtol=CLOSE, atol=CLOSE) for value in known):
-                raise _unknown_form(f"the value of {name!r} is no selection of its entries")
-    return values, duals
-
-
-def _variable_recoveries(problem: cp.Problem, program: Any, chain: Any) -> dict[str, Recovery]:
-    renamed = {old: new[0] for old, new in chain.compose_var_id_map().items()}
-    found = {}
-    for variable in problem.variables():
-        column = program.var_id_to_col.get(renamed.get(variable.id, variable.id))
-        if column is None:
-            raise _unknown_form(f"the variable {variable.name()!r} is lost in it")
-        kept = _reduced_places(variable)
-        places, coefficients = np.zeros(variable.size, dtype=int), np.zeros(variable.size)
-        places[kept], coefficients[kept] = column + np.arange(len(kept)), 1.0
-        if any(variable.attributes[name] for name in ("symmetric", "PSD", "NSD")):
-            mirrored = np.arange(variable.size).reshape(variable.shape).T.ravel()
-            other = coefficients == 0
-            places[other], coefficients[other] = places[mirrored][other], 1.0
-        found[variable.name()] = Recovery(variable.shape, places, coefficients)
-    return found
-
-
-def _selection(ones: np.ndarray, ramp: np.ndarray) -> Recovery:
-    coefficients = ones.ravel()
-    places = np.rint(np.divide(ramp.ravel(), coefficients, out=np.ones_like(coefficients), where=coefficients != 0))
-    return Recovery(ones.shape, places.astype(int) - 1, coefficients)
-
-
-def _invert(
-    problem: cp.Problem, chain: Any, inverse: Any, x: np.ndarray, y: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Variables and duals by name, as cvxpy takes them from a solver's answer."""
-    raw = SimpleNamespace(x=x, z=y, s=y, status="Solved", obj_val=0.0, obj_val_dual=0.0, solve_time=0.0, iterations=0)
-    solution = chain.invert(raw, inverse)
-    values = {variable.name(): _array(solution.primal_vars[variable.id]).reshape(variable.shape, order="F")
-              for variable in problem.variables()}  # fmt: skip
-    duals: dict[str, np.ndarray] = {}
-    for label, constraint in zip(constraint_labels(problem), problem.constraints, strict=True):
-        if constraint.id not in solution.dual_vars:
-            continue
-        kept = [variable.value for variable in constraint.dual_variables]
-        constraint.save_dual_value(solution.dual_vars[constraint.id])
-        parts = [_array(variable.value) for variable in constraint.dual_variables]
-        for variable, value in zip(constraint.dual_variables, kept, strict=True):
-            variable.save_value(value)
-        names = [label] if len(parts) == 1 else [f"{label}[{place}]" for place in range(len(parts))]
-        duals |= dict(zip(names, parts, strict=True))
-    return values, duals
-
-
-def _array(value: Any) -> np.ndarray:
-    return np.asarray(value.toarray() if sp.issparse(value) else value, dtype=float)
 
 
 def _compare(form: Canonical, problem: cp.Problem, data: Any, inverse: Any) -> None:
     """Refuse a form that does not give cvxpy's own program at the present parameters."""
-    vector = parameter_vector(form, {parameter.name(): _array(parameter.value) for parameter in problem.parameters()})
+    values = {parameter.name(): plain_array(parameter.value) for parameter in problem.parameters()}
+    vector = parameter_vector(form, values)
     n, m = form.variables, form.rows
     pairs = {
         "P": (_fill(form.P, vector, (n, n)), data["P"] if data.get("P") is not None else sp.csr_array((n, n))),
@@ -354,7 +260,7 @@ def _compare(form: Canonical, problem: cp.Problem, data: Any, inverse: Any) -> N
     }
     for name, (ours, theirs) in pairs.items():
         if ours.shape != theirs.shape or _largest(ours - theirs) > CLOSE * (1 + _largest(theirs)):
-            raise _unknown_form(f"its {name} is not the one that cvxpy solves")
+            raise unknown_form(f"its {name} is not the one that cvxpy solves")
 
 
 def _largest(matrix: sp.csr_array) -> float:
@@ -364,10 +270,3 @@ def _largest(matrix: sp.csr_array) -> float:
 def _fill(affine: Affine, vector: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
     values = affine.map @ vector[-affine.map.shape[1] :]
     return sp.csr_array(sp.coo_array((values, (affine.rows, affine.columns)), shape))
-
-
-def _unknown_form(why: str) -> CanonicalFormError:
-    return CanonicalFormError(
-        f"cvxpy {cp.__version__} canonicalizes this program to a form that is not understood: {why}. Solve it with "
-        "problem.solve() and report the program, or use a tested version of cvxpy (see constraints.txt)."
-    )

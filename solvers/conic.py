@@ -98,7 +98,9 @@ def constraint_labels(problem: cp.Problem) -> list[str]:
     labels: list[str] = []
     for place, constraint in enumerate(problem.constraints):
         label = constraint.label or f"constraint {place + 1}"
-        labels.append(label if label not in labels else f"{label} ({place + 1})")
+        while label in labels:
+            label = f"{label} ({place + 1})"
+        labels.append(label)
     return labels
 
 

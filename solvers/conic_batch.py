@@ -22,7 +22,13 @@ from .solution import Status
 
 SHARPER = (0.1, 0.01)
 """Shares of the tolerance that an engine is asked for where its first answer misses."""
-STATUSES = {POINT: Status.INACCURATE, INFEASIBLE: Status.INFEASIBLE, UNBOUNDED: Status.UNBOUNDED, NOTHING: Status.FAILED}
+STATUSES = {
+    POINT: Status.INACCURATE,
+    INFEASIBLE: Status.INFEASIBLE,
+    UNBOUNDED: Status.UNBOUNDED,
+    NOTHING: Status.FAILED,
+}
+"""How an instance ended, by its claim; a point that meets the tolerance is SOLVED."""
 
 
 @dataclass(frozen=True)

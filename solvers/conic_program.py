@@ -68,8 +68,12 @@ class Cones:
             "exponential cones": self.exponential,
             "power cones": len(self.power),
         }
-        parts = [f"{count} {name}" for name, count in counted.items() if count]
+        parts = [f"{count} {_singular(name) if count == 1 else name}" for name, count in counted.items() if count]
         return ", ".join([*parts, *([self.others] if self.others else [])]) or "no constraints"
+
+
+def _singular(name: str) -> str:
+    return name.replace("ities", "ity").removesuffix("s")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageMatrices:
-    """The blocks of a stage; None where a block is zero, or the pivots are ones. With a leading batch axis where entries vary."""
+    """The blocks of a stage; None where one is zero, or the pivots are ones. A batch axis leads where entries vary."""
 
     pivots: Tensor | None
     D: Tensor
@@ -155,7 +155,8 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
     if not stages:
         rows = torch.arange(m, device=program.q.device)
         P, A = _block(P, columns, columns), _block(A, rows, columns)
-    assert isinstance(P, Tensor) and isinstance(A, Tensor)
+    assert isinstance(P, Tensor)
+    assert isinstance(A, Tensor)
     taken = sum(len(stage.rows) for stage in stages)
     return Reduction(P, A, replace(program.cones, zero=program.cones.zero - taken), done, columns)
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from ..formulations.errors import UsageError
-from .canonical import SOLVER, Canonical, CanonicalFormError, canonicalize
+from .canonical import SOLVER, Canonical, canonicalize
 from .conic_batch import solve_conic_batch
 from .conic_engine import Runner
 from .conic_engines import CONIC_ENGINES, REFERENCE, choose
 from .conic_program import ConicProgram
 from .implicit import conic_vector_jacobian
 from .matrix import Matrix, OwnEntries, SharedMatrix
+from .recoveries import CanonicalFormError
 from .single_programs import optional_package
 from .solution import SolveError, Status
 

@@ -18,7 +18,11 @@ from .canonical import Affine, Canonical, ParameterEntry
 from .conic_program import ConicProgram
 from .matrix import Matrix, OwnEntries, SharedMatrix, span
 
-SIGNED = {"nonneg": "at least zero", "nonpos": "at most zero", "pos": "above zero", "neg": "below zero"}
+WORDS = {
+    "nonneg": "at least zero", "nonpos": "at most zero", "pos": "above zero", "neg": "below zero",
+    "sparsity": "zero outside of its pattern",
+}  # fmt: skip
+"""What attributes of parameters mean, where their names do not say it."""
 CPU = torch.device("cpu")
 SLACK = 1e-9
 """How far a parameter may miss a sign or a symmetry, relative to its size: rounding, not an error."""
@@ -143,8 +147,7 @@ class Sharing:
 
 def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
     """A batched parameter as rows of its reduced entries."""
-    if len(entry.places) == values.shape[1:].numel():
-        # All of them, by columns.
+    if entry.by_columns:
         return values.permute(0, *range(values.ndim - 1, 0, -1)).reshape(len(values), len(entry.places))
     return values.flatten(1)[:, torch.as_tensor(entry.places, device=values.device)]
 
@@ -179,18 +182,17 @@ def check_parameters(form: Canonical, values: Mapping[str, Tensor], batched: Map
     for name, entry in form.parameters.items():
         value = values[name] if batched[name] else values[name][None]
         for attribute in entry.attributes:
-            wrong = _misses(attribute, value)
+            wrong = _misses(attribute, value, entry)
             if wrong is not None and bool(wrong.any()):
                 place = int(wrong.nonzero()[0, 0])
                 where = f" of instance {place}" if batched[name] else ""
-                expected = SIGNED.get(attribute, attribute)
                 raise UsageError(
-                    f"the parameter {name!r}{where} is not {expected}, as its definition says ({attribute}=True); "
-                    "give such values, or define the parameter without it."
+                    f"the parameter {name!r}{where} is not {WORDS.get(attribute, attribute)}, as its definition says "
+                    f"({attribute}{'' if attribute == 'sparsity' else '=True'}); give such values, or define the parameter without it."
                 )
 
 
-def _misses(attribute: str, value: Tensor) -> Tensor | None:
+def _misses(attribute: str, value: Tensor, entry: ParameterEntry) -> Tensor | None:
     """Which rows miss an attribute; None for attributes that are no matter of values."""
     rows = value.reshape(len(value), -1)
     slack = SLACK * (1 + rows.abs().amax(1)) if rows.shape[1] else rows.new_zeros(len(rows))
@@ -204,6 +206,10 @@ def _misses(attribute: str, value: Tensor) -> Tensor | None:
             return skew
         signed = value if attribute == "PSD" else -value
         return skew | (torch.linalg.eigvalsh(signed)[:, 0] < -slack)
+    if attribute == "sparsity":
+        outside = torch.ones(rows.shape[1], dtype=torch.bool, device=rows.device)
+        outside[torch.as_tensor(entry.places, device=rows.device)] = False
+        return (rows[:, outside] != 0).any(1)
     if attribute == "diag":
         return (value - torch.diag_embed(torch.diagonal(value, dim1=1, dim2=2))).abs().amax((1, 2)) > slack
     return None

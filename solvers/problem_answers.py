@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..formulations.subproblem import Residuals
-from .canonical import Canonical, Recovery
+from .canonical import Canonical
 from .conic_batch import STATUSES, Checked, again
 from .conic_program import INFEASIBLE, POINT, UNBOUNDED, ConicProgram
 from .matrix import span
 from .problem_batch import Batch
+from .recoveries import Recovery
 from .solution import Solution, Status
 
 
@@ -104,8 +105,8 @@ class Answers:
     ) -> Solution:  # fmt: skip
         """The Solution of the whole batch."""
         return Solution(
-            self.variables, Residuals(*self.residuals.T), self.status(tolerance), self.iterations, engine, *seconds, self.duals,
-            state, self.objective, again({"cold": self.cold, "clarabel": self.reference}), self.rays, ids,
+            self.variables, Residuals(*self.residuals.T), self.status(tolerance), self.iterations, engine, *seconds,
+            self.duals, state, self.objective, again({"cold": self.cold, "clarabel": self.reference}), self.rays, ids,
         )  # fmt: skip
 
 

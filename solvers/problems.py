@@ -207,7 +207,7 @@ def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: i
 
 
 def _chunks(batch: Batch, plan: Plan, state: dict[str, Tensor], known: Tensor) -> Iterator[tuple[Tensor, Start]]:
-    """Places of instances that are solved together, with their warm start; those with a past and those without apart."""
+    """Places of instances that are solved together, with their warm start; those with and without a past apart."""
     every = torch.arange(batch.size, device=batch.device)
     for places, warm in ((every[known], True), (every[~known], False)) if bool(known.any()) else ((every, False),):
         for some in torch.split(places, plan.rows) if len(places) else ():

@@ -195,7 +195,7 @@ def find_box(reduction: Reduction, q: Tensor, b: Tensor) -> Box | str:
     if not cones.linear:
         return f"inequalities alone (this program has {cones})"
     if cones.zero:
-        return f"equalities that define variables alone ({cones.zero} equalities of this program tie variables together)"
+        return f"equalities that define variables alone ({cones.zero} of this program tie variables together)"
     if reduction.A.ndim > 2:
         return "a constraint matrix shared by the batch"
     if not len(reduction.columns):

@@ -19,7 +19,7 @@ from .conic_program import INFEASIBLE, UNBOUNDED, ConicProgram, Points
 from .elimination import Reduction, Stage, find_stages, reduce_program, too_large
 from .layouts import MOST_VALUES, layouts
 from .matrix import Matrix, OwnEntries, SharedMatrix
-from .single_programs import clarabel_cones
+from .single_programs import clarabel_cones, finite_instances
 
 EXAMPLES = 8
 """Instances of a batch from which patterns are taken."""
@@ -90,7 +90,7 @@ class Form:
 
 def choose_form(program: ConicProgram, *, rows: bool = False) -> Form:
     """The form of a batch whose factors have fewer entries; with `rows`, one that has rows if the program has."""
-    first = program.take(torch.arange(min(EXAMPLES, program.batch), device=program.q.device))
+    first = _examples(program)
     whole = Form([], None, None, None, first, factor_entries(first))
     if too_large(program) or not (stages := find_stages(program)):
         return whole
@@ -102,6 +102,24 @@ def choose_form(program: ConicProgram, *, rows: bool = False) -> Form:
         return whole
     form = replace(form, example=short, factor=factor_entries(short))
     return form if form.factor <= whole.factor else whole
+
+
+def _examples(program: ConicProgram) -> ConicProgram:
+    """The first instances, without numbers that are not finite: solvers are set up on them."""
+    first = program.take(torch.arange(min(EXAMPLES, program.batch), device=program.q.device))
+    finite = finite_instances(first)
+    if bool(finite.all()):
+        return first
+    if bool(finite.any()):
+        return first.take(finite.nonzero()[:, 0])
+
+    def cleaned(matrix: Matrix) -> Matrix:
+        if matrix.own is None:
+            return matrix
+        return replace(matrix, own=replace(matrix.own, values=matrix.own.values.nan_to_num(1, 1, 1)))
+
+    q, b = (part.nan_to_num(0, 0, 0) for part in (first.q, first.b))
+    return replace(first, P=cleaned(first.P), A=cleaned(first.A), q=q, b=b)
 
 
 def factor_entries(program: ConicProgram) -> int:

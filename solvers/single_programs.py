@@ -112,7 +112,7 @@ def solve_twice(program: ConicProgram, start: Start, tolerance: float, attempt: 
     Instances with a number that is not finite are left out, with the claim NOTHING: solvers may raise on them, or
     print, and it is the others that would be lost.
     """
-    finite = _finite(program)
+    finite = finite_instances(program)
     if not bool(finite.all()):
         places = finite.nonzero()[:, 0]
         rows = {name: values[places] for name, values in start.items()}
@@ -131,7 +131,8 @@ def solve_twice(program: ConicProgram, start: Start, tolerance: float, attempt: 
     return points
 
 
-def _finite(program: ConicProgram) -> Tensor:
+def finite_instances(program: ConicProgram) -> Tensor:
+    """Which instances have finite numbers alone, (batch,)."""
     finite = torch.ones(program.batch, dtype=torch.bool, device=program.q.device)
     for rows in (program.q, program.b, *(part.own.values for part in (program.P, program.A) if part.own is not None)):
         # A sum is finite where all its terms are, and takes no copy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 from zoo import BATCH, Data, Model
 
-from convexblocks.solvers.canonical import Canonical, Recovery, canonicalize
+from convexblocks.solvers.canonical import Canonical, canonicalize
 from convexblocks.solvers.conic_engine import ConicEngine, Runner, Start
 from convexblocks.solvers.conic_program import INFEASIBLE, POINT, UNBOUNDED, ConicProgram, Points
 from convexblocks.solvers.conic_residuals import measure
 from convexblocks.solvers.parametrized import Sharing
+from convexblocks.solvers.recoveries import Recovery
 
 TIGHT = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
@@ -96,6 +98,9 @@ def objectives(made: Case, x: Tensor) -> Tensor:
 def answers_of_cvxpy(made: Case, place: int) -> tuple[float, dict[str, Any], dict[str, Any]]:
     """Objective, variables and duals (where they are single arrays) of one instance, by cvxpy with Clarabel."""
     made.instance(place)
-    made.problem.solve(solver=cp.CLARABEL, **TIGHT)
+    with warnings.catch_warnings():
+        # Clarabel calls an answer inaccurate that meets 1e-8 and misses the 1e-10 that is asked of it.
+        warnings.simplefilter("ignore")
+        made.problem.solve(solver=cp.CLARABEL, **TIGHT)
     duals = {c.label: c.dual_value for c in made.problem.constraints if isinstance(c.dual_value, (float, np.ndarray))}
     return made.problem.value, {v.name(): v.value for v in made.problem.variables()}, duals

@@ -90,7 +90,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("kind", ["random", "ill-scaled", "degenerate"])
-@pytest.mark.parametrize("make, shared, engine", CASES)
+@pytest.mark.parametrize(("make", "shared", "engine"), CASES)
 def test_engine_agrees_with_clarabel(make, shared, engine, kind) -> None:
     problem = make()
     data = draw(problem, kind, seed=3, shared=shared)
@@ -110,7 +110,7 @@ def test_engine_agrees_with_clarabel(make, shared, engine, kind) -> None:
                 np.testing.assert_allclose(solution.variables[variable.name()][place], variable.value, atol=2e-4)
 
 
-@pytest.mark.parametrize("make, shared, engine", CASES)
+@pytest.mark.parametrize(("make", "shared", "engine"), CASES)
 def test_engine_itself_solves_and_the_reference_is_not_asked(make, shared, engine) -> None:
     problem = make()
     solution = solve_problem(problem, draw(problem, "random", seed=5, shared=shared), engine=engine)
@@ -118,7 +118,7 @@ def test_engine_itself_solves_and_the_reference_is_not_asked(make, shared, engin
     assert not solution.again
 
 
-@pytest.mark.parametrize("make, shared, engine", CASES)
+@pytest.mark.parametrize(("make", "shared", "engine"), CASES)
 def test_the_right_engine_is_found_without_being_named(make, shared, engine) -> None:
     problem = make()
     found = solve_problem(problem, draw(problem, "random", seed=1, shared=shared)).engine
@@ -170,7 +170,7 @@ def test_of_several_bounds_the_tightest_gets_the_dual() -> None:
     "objective",
     [
         pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.sum(cp.pos(x)), id="hinges with kinks"),
-        pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.sum_squares(cp.pos(x[0] + x[1])) + cp.pos(x[2] - x[1]), id="mixed"),
+        pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.square(cp.pos(x[0] + x[1])) + cp.pos(x[2] - x[1]), id="mixed"),
         pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.norm(x, 1), id="absolute values"),
         pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.square(cp.pos(cp.max(x))), id="maximum of several"),
     ],

@@ -16,12 +16,13 @@ import scipy.sparse as sp
 import torch
 
 from convexblocks.formulations.errors import NotDisciplinedError, UsageError
-from convexblocks.solvers import canonical
-from convexblocks.solvers.canonical import Canonical, CanonicalFormError, canonicalize, parameter_vector
+from convexblocks.solvers import canonical, recoveries
+from convexblocks.solvers.canonical import Canonical, canonicalize, parameter_vector
 from convexblocks.solvers.conic_program import ConicProgram
 from convexblocks.solvers.matrix import Matrix
 from convexblocks.solvers.parametrized import Sharing, check_parameters
 from convexblocks.solvers.problem_answers import recover
+from convexblocks.solvers.recoveries import CanonicalFormError
 
 BATCH = 3
 ROUNDING = 1e-11
@@ -563,13 +564,13 @@ def test_a_form_that_is_not_the_one_of_cvxpy_is_refused(tamper: Any, monkeypatch
 
 @pytest.mark.parametrize("tamper", [lambda value: value + 1, lambda value: value**2, lambda value: 1 - value])
 def test_values_that_are_no_selection_are_refused(tamper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    invert = canonical._invert
+    invert = recoveries._invert
 
     def tampered(*arguments: Any) -> Any:
         values, duals = invert(*arguments)
         return {name: tamper(value) for name, value in values.items()}, duals
 
-    monkeypatch.setattr(canonical, "_invert", tampered)
+    monkeypatch.setattr(recoveries, "_invert", tampered)
     with pytest.raises(CanonicalFormError, match="the value of 'x' is no selection of its entries"):
         canonicalize(least_squares())
 

@@ -234,7 +234,7 @@ def test_report_is_the_same_every_time() -> None:
         (least_squares(), ["B"], UsageError, "shared names 'B'; expected parameters of the problem: A, y"),
         (FenchelActivation(), ["W"], UsageError, "shared names 'W'; .* its symbols say it"),
         (FenchelActivation(activation="arctan"), (), NoConvexModelError, "arctan"),
-        (cp.Problem(cp.Maximize(cp.sum_squares(cp.Variable(2)))), (), NotDisciplinedError, ""),
+        (cp.Problem(cp.Maximize(cp.sum_squares(cp.Variable(2)))), (), NotDisciplinedError, "maximize"),
     ],
 )
 def test_bad_requests(target: Any, shared: Any, error: type[Exception], message: str) -> None:

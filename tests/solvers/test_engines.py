@@ -215,8 +215,8 @@ def test_weight_blocks_without_a_model_are_solved_and_no_nearby_point_is_better(
     for size in PERTURBATIONS:
         for _ in range(20):
             other = {
-                name: solution.variables[name] + torch.tensor(size * rng.standard_normal(solution.variables[name].shape))
-                for name in ("w", "c")
+                name: values + torch.tensor(size * rng.standard_normal(values.shape))
+                for name, values in solution.variables.items()
             }
             assert bool((block.objective(other, tensors) >= best - 1e-9 * (1 + best.abs())).all())
 

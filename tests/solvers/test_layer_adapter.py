@@ -17,9 +17,10 @@ from torch import Tensor
 
 from convexblocks.formulations.errors import UsageError
 from convexblocks.solvers import SolveError, layer_adapter
-from convexblocks.solvers.canonical import CanonicalFormError, canonicalize, parameter_vector
+from convexblocks.solvers.canonical import canonicalize, parameter_vector
 from convexblocks.solvers.layer_adapter import layer_program, layer_solver
 from convexblocks.solvers.problems import solve_problem
+from convexblocks.solvers.recoveries import CanonicalFormError
 
 BATCH = 4
 

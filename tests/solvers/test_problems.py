@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from convexblocks.formulations import Subproblem
-from convexblocks.formulations.errors import NotDisciplinedError, UsageError
 from convexblocks.formulations.description import Symbol
+from convexblocks.formulations.errors import NotDisciplinedError, UsageError
 from convexblocks.formulations.subproblem import PER_INSTANCE, SHARED
 from convexblocks.solvers import Status, problems, solve, solve_problem
 from convexblocks.solvers.conic_engines import CONIC_ENGINES
@@ -70,7 +70,7 @@ def test_cones_with_several_duals_give_them_by_number() -> None:
 @pytest.mark.parametrize("kind", ["numpy", "torch", "float32", "integers"])
 def test_numpy_and_torch_of_any_real_type_are_taken(kind) -> None:
     p = np.array([[-1, 2, -3], [4, 5, 6]])
-    given = {"numpy": p.astype(float), "torch": torch.tensor(p, dtype=torch.float64), "float32": p.astype("float32"), "integers": p}
+    given = {"numpy": p.astype(float), "torch": torch.tensor(p), "float32": p.astype("float32"), "integers": p}
     x = solve_problem(projection(), {"p": given[kind]}).variables["x"]
     assert x.dtype == torch.float64
     np.testing.assert_allclose(x, p.clip(min=0), atol=1e-6)
@@ -92,7 +92,7 @@ def test_a_maximization_keeps_its_sign() -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters, words",
+    ("parameters", "words"),
     [
         ({}, ["missing 'p'", "expected the parameters 'p'"]),
         ({"p": np.ones(3), "r": 1.0}, ["unexpected 'r'"]),
@@ -125,9 +125,10 @@ def test_a_parameter_that_breaks_its_sign_is_refused_with_its_instance() -> None
 
 
 @pytest.mark.parametrize(
-    "arguments, word",
+    ("arguments", "word"),
     [
-        ({"tolerance": 0}, "tolerance"), ({"tolerance": "1e-6"}, "tolerance"), ({"engine": "gurobi"}, "unknown engine 'gurobi'"),
+        ({"tolerance": 0}, "tolerance"), ({"tolerance": "1e-6"}, "tolerance"),
+        ({"engine": "gurobi"}, "unknown engine 'gurobi'"),
         ({"processes": 0}, "processes"), ({"warm_start": {"x": 1}}, "warm_start"), ({"ids": [1, 2]}, "2 ids"),
         ({"ids": [[1]]}, "hashed"),
     ],
@@ -138,7 +139,7 @@ def test_unfit_arguments_are_refused(arguments, word) -> None:
 
 
 def test_what_is_no_problem_or_not_disciplined_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected a cvxpy.Problem"):
+    with pytest.raises(UsageError, match=r"expected a cvxpy\.Problem"):
         solve_problem("x >= 0")  # type: ignore[arg-type]
     x, a, b = cp.Variable(name="x"), cp.Parameter(name="a"), cp.Parameter(name="b")
     with pytest.raises(NotDisciplinedError, match="DPP"):
@@ -192,7 +193,8 @@ def test_answers_do_not_depend_on_how_a_batch_is_cut(engine, monkeypatch) -> Non
     whole = solve_problem(problem, data, engine=engine)
     monkeypatch.setattr(problems, "MOST_ROWS", 2)
     cut = solve_problem(problem, data, engine=engine)
-    assert whole.solved and cut.solved
+    assert whole.solved
+    assert cut.solved
     torch.testing.assert_close(cut.variables["x"], whole.variables["x"], rtol=0, atol=1e-5)
     torch.testing.assert_close(cut.objective, whole.objective, rtol=0, atol=1e-5)
 
@@ -221,7 +223,7 @@ def test_instances_find_their_own_past_by_name() -> None:
 
 def test_a_warm_start_of_other_size_needs_names() -> None:
     first = solve_problem(projection(), {"p": np.ones((2, 3))})
-    with pytest.raises(UsageError, match="has 2 instances and this batch 3.*ids="):
+    with pytest.raises(UsageError, match=r"has 2 instances and this batch 3.*ids="):
         solve_problem(projection(), {"p": np.ones((3, 3))}, warm_start=first)
     with pytest.raises(UsageError, match="the warm start has none"):
         solve_problem(projection(), {"p": np.ones((2, 3))}, warm_start=first, ids=[1, 2])

@@ -382,8 +382,9 @@ def test_a_bad_start_costs_no_accuracy(state: str) -> None:
     check_optimal(program, run(program, {"probabilities": start}))
 
 
-def test_an_instance_without_numbers_leaves_the_others_alone() -> None:
-    case = prox(0.1, 5.0, np.random.default_rng(0))
+@pytest.mark.parametrize("name", ["prox", "overlapping"])
+def test_an_instance_without_numbers_leaves_the_others_alone(name: str) -> None:
+    case = PROGRAMS[name](0.1, 5.0, np.random.default_rng(0))
     whole = run(program_of(case))
     case.data["w"][1] = np.nan
     points = run(program_of(case))
@@ -450,8 +451,9 @@ def negative_weight(program: ConicProgram, row: int) -> ConicProgram:
     return replace(program, q=q)
 
 
-def test_negative_weights_are_refused_and_never_claimed() -> None:
-    program = program_of(prox(1.0, 1.0, np.random.default_rng(0)))
+@pytest.mark.parametrize("name", ["prox", "overlapping"])
+def test_negative_weights_are_refused_and_never_claimed(name: str) -> None:
+    program = program_of(PROGRAMS[name](1.0, 1.0, np.random.default_rng(0)))
     other = negative_weight(program, 2)
     missing = ENGINE.prepare(other)
     assert isinstance(missing, str)

@@ -84,9 +84,9 @@ def solve_plainly(problem: cp.Problem) -> Truth:
         # Clarabel calls an answer inaccurate that meets 1e-8 and misses the 1e-10 that is asked of it.
         warnings.simplefilter("ignore")
         try:
-            problem.solve(solver=cp.CLARABEL, **TIGHT)
-        except cp.SolverError:
-            problem.solve(solver=cp.CLARABEL)
+            problem.solve(solver=cp.CLARABEL, warm_start=False, **TIGHT)
+        except (cp.SolverError, KeyError):  # cvxpy does not know all of its statuses
+            problem.solve(solver=cp.CLARABEL, warm_start=False)
     if problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
         values = {variable.name(): dense(variable.value) for variable in problem.variables()}
         return Truth(Status.SOLVED, float(problem.value), values, dual_parts(problem))
