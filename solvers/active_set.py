@@ -13,6 +13,15 @@ TINY = 1e-12
 """Added to the diagonal, relative to its largest entry, where free unknowns have no curvature."""
 
 
+def among(H: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """Entries of H, (n, n) or (batch, n, n), among the given unknowns of some rows: (rows, k) -> (rows, k, k)."""
+    n = H.shape[-1]
+    first = (rows * n * n)[:, None, None] if H.ndim > 2 else 0
+    # One flat index is several times quicker than torch's indexing by three.
+    flat = first + (places * n)[:, :, None] + places[:, None, :]
+    return H.reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
+
+
 def free_direction(hessian: Callable[[Tensor, Tensor], Tensor], gradient: Tensor, free: Tensor) -> Tensor:
     """Solve ``H_ff d_f = -gradient_f`` for every row; d is zero elsewhere.
 
@@ -35,10 +44,10 @@ def free_direction(hessian: Callable[[Tensor, Tensor], Tensor], gradient: Tensor
         if not size:
             continue
         places = torch.argsort(free[rows].to(torch.int8), dim=1, descending=True, stable=True)[:, :size]
-        real = torch.gather(free[rows], 1, places)
-        matrices = hessian(rows, places) * (real[:, :, None] & real[:, None, :])
+        real = torch.gather(free[rows], 1, places).to(gradient)
+        matrices = hessian(rows, places) * real[:, :, None] * real[:, None, :]
         diagonal = torch.diagonal(matrices, dim1=1, dim2=2)
-        diagonal += TINY * diagonal.abs().amax(1, keepdim=True) + (~real).to(gradient)
+        diagonal += TINY * diagonal.abs().amax(1, keepdim=True) + (1 - real)
         factors, failed = torch.linalg.cholesky_ex(matrices)
         wanted = -torch.gather(gradient[rows], 1, places) * real
         # Two triangular solves are several times quicker than torch's cholesky_solve on batches.

@@ -34,6 +34,7 @@ ROUNDING, CLOSE = 1e-13, 1e-9
 """Distances, relative to the state, that are rounding, and that are as good as it gets where they shrink no more."""
 ENOUGH = 0.9
 """Share of the distance to which steps have to come down."""
+FARTHEST, DOUBLINGS = 1e3, 15
 HARD = 1e-6
 """Eigenvalues d below it count as zero."""
 GROUP_ENTRIES, SMALLEST_GROUP = 2**19, 8
@@ -100,7 +101,7 @@ def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt:
         Which attempt it is; the regularization depends on it.
     """
     amount = REGULARIZATION[attempt % len(REGULARIZATION)]
-    first = distance(basis, v, g, h, rho)
+    v, first = _follow(basis, v, g, h, rho)
     best, least = v.clone(), ENOUGH * first
     # Rows with few entries in the system come together, so that little is padded.
     held, order = basis.within(v, h).ne(v).sum(1).sort()
@@ -119,6 +120,28 @@ def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt:
             if not len(live):
                 break
     return best
+
+
+def _follow(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+    """States as far along their next step as the distance does not grow, and the distances there.
+
+    ADMM goes straight on in equal steps, many of them, where the active set does not change and nothing else does.
+    """
+    z = basis.within(v, h)
+    step = basis.nearest(2 * z - v, g, rho) @ basis.transposed - z
+    now = first = step.norm(dim=1)
+    reach = FARTHEST * (1 + h.norm(dim=1))
+    open_ = torch.ones_like(first, dtype=torch.bool)
+    best, length = v, 1.0
+    for _ in range(DOUBLINGS):
+        length *= 4
+        there = v + length * step
+        here = distance(basis, there, g, h, rho)
+        open_ = open_ & (here <= first * (1 + 1e-9)) & (there.norm(dim=1) <= reach)
+        if not bool(open_.any()):
+            break
+        best, now = torch.where(open_[:, None], there, best), torch.where(open_, here, now)
+    return best, now
 
 
 def distance(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor) -> Tensor:

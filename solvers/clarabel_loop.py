@@ -18,6 +18,7 @@ from .single_programs import MARGIN, SIMPLE_FACTOR, TIGHTEST, Table, clarabel_co
 LEAST_RAY = 1e-8
 """Rays are asked for as well as by Clarabel's default, however loose the tolerance."""
 
+
 def _prepare(program: ConicProgram) -> Runner | str:
     if lacking := unknown_cones(program.cones):
         return lacking
@@ -52,7 +53,9 @@ def _kit(example: ConicProgram, simple: bool, *, narrow: bool) -> _Kit:
     first = next(both.instances(example))
 
     def solver(tolerance: float, data: dict[str, np.ndarray] | None) -> Any:
-        return _solver(first if data is None else data, both, cones, _settings(max(MARGIN * tolerance, TIGHTEST), simple))
+        return _solver(
+            first if data is None else data, both, cones, _settings(max(MARGIN * tolerance, TIGHTEST), simple)
+        )
 
     return _Kit(both, solver, {})
 

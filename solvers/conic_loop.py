@@ -91,9 +91,7 @@ def _solve(name: str, example: _FlatProgram, part: _FlatProgram, start: Arrays, 
 
 def _points(part: dict[str, Any], device: torch.device) -> Points:
     state = {key: torch.as_tensor(rows, device=device) for key, rows in part["state"].items()}
-    x, y, iterations, claim = (
-        torch.as_tensor(part[key], device=device) for key in ("x", "y", "iterations", "claim")
-    )
+    x, y, iterations, claim = (torch.as_tensor(part[key], device=device) for key in ("x", "y", "iterations", "claim"))
     return Points(x, y, iterations, claim, state)
 
 

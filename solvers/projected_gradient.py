@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .active_set import free_direction
+from .active_set import among, free_direction
 from .box_runner import BoxAnswer, BoxData, run_box
 from .conic_engine import ConicEngine, Runner
 from .conic_program import ConicProgram
@@ -93,14 +93,13 @@ class Curvature:
             new.addmm_(hinge, self.W, alpha=-1 / self.largest)
         return data.clip_(new)
 
-    def hessian(self, places: Tensor, hinge: Tensor | None) -> Tensor:
+    def hessian(self, rows: Tensor, places: Tensor, hinge: Tensor | None) -> Tensor:
         """Second derivatives of F among the given unknowns, (rows, k) places -> (rows, k, k)."""
-        across, down = places[:, :, None], places[:, None, :]
-        among = torch.diag(self.H)[across, down] if self.H.ndim == 1 else self.H[across, down]
+        quadratic = among(torch.diag(self.H) if self.H.ndim == 1 else self.H, rows, places)
         if self.W is None or hinge is None:
-            return among
-        active = self.W.T[places] * (hinge > 0)[:, None, :]
-        return among + active @ active.mT
+            return quadratic
+        active = self.W.T[places] * (hinge[rows] > 0)[:, None, :]
+        return quadratic + active @ active.mT
 
 
 def prepare(program: ConicProgram) -> Runner | str:
@@ -183,8 +182,9 @@ def _polish(
     curvature: Curvature, data: BoxData, x: Tensor, y: Tensor, age: Tensor, gradient: Tensor, hinge: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Solve for the unknowns that are not at a bound; kept in the rows where the objective falls."""
-    move = free_direction(lambda rows, places: curvature.hessian(places, None if hinge is None else hinge[rows]),
-                          gradient, data.free(x, gradient))  # fmt: skip
+    move = free_direction(
+        lambda rows, places: curvature.hessian(rows, places, hinge), gradient, data.free(x, gradient)
+    )
     tried = data.clip_(x + move)
     there, bent = curvature.gradient(tried, data)
     better = (data.objective(tried, there, bent) < data.objective(x, gradient, hinge))[:, None]

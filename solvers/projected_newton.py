@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .active_set import free_direction
+from .active_set import among, free_direction
 from .box_runner import BoxAnswer, BoxData, run_box
 from .conic_engine import ConicEngine, Runner, Start
 from .conic_program import ConicProgram, Points
@@ -77,12 +77,7 @@ def minimize(H: Tensor, data: BoxData, tolerance: float) -> BoxAnswer:
 
 def _newton(H: Tensor, data: BoxData, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """A Newton step on the unknowns that are not held, halved in rows where the objective would not fall."""
-
-    def among(rows: Tensor, places: Tensor) -> Tensor:
-        across, down = places[:, :, None], places[:, None, :]
-        return H[across, down] if H.ndim == 2 else H[rows[:, None, None], across, down]
-
-    move = free_direction(among, gradient, data.free(x, gradient))
+    move = free_direction(lambda rows, places: among(H, rows, places), gradient, data.free(x, gradient))
     before = data.objective(x, gradient, None)
     tried = data.clip_(x + move)
     there = _times(H, tried) + data.g

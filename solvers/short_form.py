@@ -65,9 +65,7 @@ class Form:
         )  # fmt: skip
         return short, reduction
 
-    def solve(
-        self, program: ConicProgram, start: Start, solver: Callable[[ConicProgram, Start], Points]
-    ) -> Points:
+    def solve(self, program: ConicProgram, start: Start, solver: Callable[[ConicProgram, Start], Points]) -> Points:
         """Solve programs in this form; points of the whole programs, and the state in this form."""
         m, n = program.A.shape
         # Reduced matrices that vary are dense, one for each instance.
@@ -80,9 +78,7 @@ class Form:
             parts.append(self._solve(program.take(places), own, solver))
         return joined(parts)
 
-    def _solve(
-        self, program: ConicProgram, start: Start, solver: Callable[[ConicProgram, Start], Points]
-    ) -> Points:
+    def _solve(self, program: ConicProgram, start: Start, solver: Callable[[ConicProgram, Start], Points]) -> Points:
         short, reduction = self.shorten(program)
         points = solver(short, start)
         return points if reduction is None else _lift(points, reduction, program)

@@ -348,7 +348,7 @@ def attributes() -> cp.Problem:
     C, N = parameter("S", 2, 2), variable("N", 2, 2, NSD=True)
     far = cp.sum_squares(a - given["a"]) + cp.sum_squares(b - given["b"]) + cp.sum_squares(e - given["e"])
     matrices = cp.sum_squares(cp.diag(d) - given["d"]) + cp.sum_squares(S - C) + cp.sum_squares(N - C)
-    return minimize(far + matrices, coupled=cp.sum(a) + cp.trace(S) <= 2, tied=d[0, 0] + b[1] == e[2])
+    return minimize(far + matrices, coupled=cp.sum(a) + cp.trace(S) <= 2, tied=cp.diag(d)[0] + b[1] == e[2])
 
 
 @model(
@@ -796,6 +796,20 @@ def scaled_linear_program() -> cp.Problem:
     rows = np.array([1e-4, 1.0, 1e4])
     A = np.abs(fixed(3, 5)) + 0.1
     return maximize(c @ x, resources=np.diag(rows) @ A @ x <= cp.multiply(rows, b), sign=x >= 0)
+
+
+@model(lambda r: {"c": np.geomspace(1, 1e4, BATCH)[:, None] * (0.5 + r.random((BATCH, 3)))}, SHARED)
+def far_vertex() -> cp.Problem:
+    # Bounded, though the weight of the row that bounds it is small beside the costs.
+    x, c = variable("x", 3), parameter("c", 3)
+    return maximize(c @ x, weight=1e-4 * cp.sum(x) <= 1, sign=x >= 0)
+
+
+@model(lambda r: {"level": np.geomspace(1, 1e4, BATCH)[:, None] * (0.5 + r.random((BATCH, 3)))}, SHARED)
+def far_points() -> cp.Problem:
+    # Feasible, though only at points up to 1e8.
+    x, level = variable("x", 3), parameter("level", 3)
+    return minimize(cp.sum(x), level=1e-4 * x >= level, sign=x >= 0)
 
 
 @model(lambda r: {"b": np.abs(own(r, 4)), "p": own(r, 5)}, SHARED, **MANY_DUALS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import cvxpy as cp
@@ -59,6 +59,10 @@ def below_length(point: np.ndarray) -> float:
     return float(np.linalg.norm(point[1:]) - point[0])
 
 
+def below_zero(point: np.ndarray, order: int) -> float:
+    return float(-np.linalg.eigvalsh(smat(point, order))[0])
+
+
 EXACT = {
     "second-order, 1": Exact(1, onto_second_order, below_length),
     "second-order, 2": Exact(2, onto_second_order, below_length),
@@ -67,8 +71,8 @@ EXACT = {
 } | {
     f"semidefinite, {order}": Exact(
         order * (order + 1) // 2,
-        lambda points, order=order: onto_semidefinite(points, order),
-        lambda point, order=order: -np.linalg.eigvalsh(smat(point, order))[0],
+        partial(onto_semidefinite, order=order),
+        partial(below_zero, order=order),
     )
     for order in (1, 2, 4)
 }
@@ -295,6 +299,7 @@ def test_points_near_a_cone_are_found_near(name: str, size: float) -> None:
 def reference(name: str) -> tuple[cp.Problem, cp.Parameter]:
     point, member = cp.Parameter(3), cp.Variable(3)
     x, y, z = member[0], member[1], member[2]
+    cone: cp.Constraint
     if name == "exponential":
         cone = cp.ExpCone(x, y, z)
     elif name == "dual exponential":
@@ -369,9 +374,9 @@ def apart(cones: Cones, points: np.ndarray, dual: bool) -> np.ndarray:
     pieces.append(np.maximum(points[:, cones.zero : first], 0))
     exponential = into_dual_exponential if dual else into_exponential
     maps: list[tuple[int, Map]] = [(size, onto_second_order) for size in cones.second_order]
-    maps += [(k * (k + 1) // 2, lambda part, k=k: onto_semidefinite(part, k)) for k in cones.semidefinite]  # type: ignore[misc]
+    maps += [(k * (k + 1) // 2, partial(onto_semidefinite, order=k)) for k in cones.semidefinite]
     maps += [(3, exponential)] * cones.exponential
-    maps += [(3, lambda part, a=a: into_power(part, torch.tensor(a), dual=dual)) for a in cones.power]  # type: ignore[misc]
+    maps += [(3, partial(into_power, exponents=torch.tensor(a), dual=dual)) for a in cones.power]
     for size, into in maps:
         pieces.append(np.stack([into(torch.tensor(row)).numpy() for row in points[:, first : first + size]]))
         first += size

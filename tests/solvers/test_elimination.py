@@ -239,6 +239,12 @@ def full(tensor: Tensor, ndim: int) -> np.ndarray:
     return np.broadcast_to(array, (BATCH, *array.shape[1:]))
 
 
+def written_out(reduction: Reduction, program: ConicProgram) -> tuple[np.ndarray, ...]:
+    """P, A, q, b and the constant of the reduced programs, one by one."""
+    q, b, constant = reduction.vectors_and_constant(program.q, program.b)
+    return full(reduction.P, 3), full(reduction.A, 3), full(q, 2), full(b, 2), full(constant, 1)
+
+
 def kept_rows(case: Case, reduction: Reduction) -> np.ndarray:
     rows = np.arange(case.A.shape[1])
     for stage, _ in reduction.stages:
@@ -328,8 +334,7 @@ def test_too_large_programs_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.sampled_from(list(STRUCTURES)), st.sampled_from(VARYING), st.integers(0, 10**6))
 def test_lifted_points_have_the_objective_the_slacks_and_the_gradients(structure: str, varying: str, seed: int) -> None:
     case, reduction, rng = case_of(structure, varying), reduced(structure, varying), np.random.default_rng(seed)
-    P, A = full(reduction.P, 3), full(reduction.A, 3)
-    q, b, constant = reduction.vectors_and_constant(case.program.q, case.program.b)
+    P, A, q, b, constant = written_out(reduction, case.program)
     xr, yr = rng.standard_normal((BATCH, A.shape[2])), rng.standard_normal((BATCH, A.shape[1]))
     lifted = reduction.lift(torch.tensor(xr), torch.tensor(yr), case.program.q, case.program.b)
     x, y = (part.numpy() for part in lifted)
@@ -337,14 +342,14 @@ def test_lifted_points_have_the_objective_the_slacks_and_the_gradients(structure
     np.testing.assert_array_equal(x[:, columns], xr)
     np.testing.assert_array_equal(y[:, rows], yr)
 
-    ours = product(P, xr) * xr / 2 + full(q, 2) * xr
+    ours = product(P, xr) * xr / 2 + q * xr
     theirs = product(case.P, x) * x / 2 + case.q * x
-    close(ours.sum(1) + full(constant, 1), theirs.sum(1))
+    close(ours.sum(1) + constant, theirs.sum(1))
     slack = case.b - product(case.A, x)
-    close(slack[:, rows], full(b, 2) - product(A, xr))
+    close(slack[:, rows], b - product(A, xr))
     close(np.delete(slack, rows, axis=1), 0)
     gradient = product(case.P, x) + case.q + product(case.A.swapaxes(1, 2), y)
-    close(gradient[:, columns], product(P, xr) + full(q, 2) + product(A.swapaxes(1, 2), yr))
+    close(gradient[:, columns], product(P, xr) + q + product(A.swapaxes(1, 2), yr))
     close(np.delete(gradient, columns, axis=1), 0)
 
 
@@ -408,8 +413,7 @@ def by_clarabel(P: np.ndarray, q: np.ndarray, A: np.ndarray, b: np.ndarray, cone
 def test_the_optimum_lifts_to_the_optimum(structure: str, varying: str) -> None:
     case, reduction = case_of(structure, varying), reduced(structure, varying)
     program = case.program
-    q, b, constant = reduction.vectors_and_constant(program.q, program.b)
-    P, A, q, b, constant = full(reduction.P, 3), full(reduction.A, 3), full(q, 2), full(b, 2), full(constant, 1)
+    P, A, q, b, constant = written_out(reduction, program)
     short = [by_clarabel(P[k], q[k], A[k], b[k], reduction.cones) for k in range(BATCH)]
     whole = [by_clarabel(case.P[k], case.q[k], case.A[k], case.b[k], program.cones) for k in range(BATCH)]
     assert all("Solved" in str(answer.status) for answer in (*short, *whole))
@@ -481,8 +485,7 @@ def test_what_cvxpy_writes_for_squares_is_taken_out() -> None:
     # What remains: x, and the positive parts with their rows.
     assert len(reduction.columns) == 3 + 5
     assert reduction.cones == Cones(0, 3 + 2 * 5)
-    q, b, constant = reduction.vectors_and_constant(program.q, program.b)
-    P, A, q, b, constant = full(reduction.P, 3), full(reduction.A, 3), full(q, 2), full(b, 2), full(constant, 1)
+    P, A, q, b, constant = written_out(reduction, program)
     for place in range(BATCH):
         for item in problem.parameters():
             item.value = data[item.name()][place].numpy()

@@ -22,7 +22,14 @@ from convexblocks.solvers.single_programs import optional_package
 
 BY_NAME = {model.name: model for model in ZOO}
 ENDED = [model for model in ZOO if model.infeasible or model.unbounded]
-KINDS = ["box_quadratic", "own_hessian", "robust_linear_program", "nearest_correlation", "entropy_projection", "power_cones"]
+KINDS = [
+    "box_quadratic",
+    "own_hessian",
+    "robust_linear_program",
+    "nearest_correlation",
+    "entropy_projection",
+    "power_cones",
+]
 NEEDED = pytest.mark.skipif(
     optional_package("moreau") is None, reason="the package moreau is not installed: pip install moreau"
 )
@@ -141,7 +148,9 @@ def test_a_bad_start_does_no_harm() -> None:
 
 
 @NEEDED
-@pytest.mark.parametrize("state", [{"t": torch.zeros(6, 3)}, {"x": torch.zeros(2, 6)}], ids=["other names", "other batch"])
+@pytest.mark.parametrize(
+    "state", [{"t": torch.zeros(6, 3)}, {"x": torch.zeros(2, 6)}], ids=["other names", "other batch"]
+)
 def test_what_is_no_start_is_ignored(state: Start) -> None:
     program = zoo_case(BY_NAME["box_quadratic"]).program
     run = runner_of(ENGINE, program)
