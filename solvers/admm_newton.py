@@ -8,7 +8,8 @@ eigenvalues d, the second equation is, row by row,
 
 Rows of the second kind leave the linear system, those of the third are quadratic costs. Without them, unknowns with a
 curvature p that is not small leave it as well. What remains is regularized as by the proximal method of multipliers.
-Steps are kept where the distance to a fixed point, which ADMM itself never increases, falls.
+Steps are kept where the distance to a fixed point, which ADMM itself never increases, falls. Before them, the step of
+ADMM is made as long as it may be.
 
 Source: Xiao, Li, Wen & Zhang, "A regularized semi-smooth Newton method with projection steps for composite convex
 programs", J. Sci. Comput. 76 (2018); Rockafellar, "Augmented Lagrangians and applications of the proximal point
@@ -32,9 +33,10 @@ WILD = 1e4
 """Growth of the distance at which steps are given up; until then the active set may still settle."""
 ROUNDING, CLOSE = 1e-13, 1e-9
 """Distances, relative to the state, that are rounding, and that are as good as it gets where they shrink no more."""
+LENGTHENINGS, FARTHEST = 15, 1e3
+"""How often a step is made four times as long, and how far it may lead, relative to the data."""
 ENOUGH = 0.9
 """Share of the distance to which steps have to come down."""
-FARTHEST, DOUBLINGS = 1e3, 15
 HARD = 1e-6
 """Eigenvalues d below it count as zero."""
 GROUP_ENTRIES, SMALLEST_GROUP = 2**19, 8
@@ -125,22 +127,21 @@ def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt:
 def _follow(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
     """States as far along their next step as the distance does not grow, and the distances there.
 
-    ADMM goes straight on in equal steps, many of them, where the active set does not change and nothing else does.
+    While the active set does not change, ADMM may go straight on for long, in small equal steps.
     """
     z = basis.within(v, h)
     step = basis.nearest(2 * z - v, g, rho) @ basis.transposed - z
-    now = first = step.norm(dim=1)
-    reach = FARTHEST * (1 + h.norm(dim=1))
-    open_ = torch.ones_like(first, dtype=torch.bool)
-    best, length = v, 1.0
-    for _ in range(DOUBLINGS):
+    first = step.norm(dim=1)
+    best, now, length = v, first, 1.0
+    going = torch.ones_like(first, dtype=torch.bool)
+    for _ in range(LENGTHENINGS):
         length *= 4
         there = v + length * step
         here = distance(basis, there, g, h, rho)
-        open_ = open_ & (here <= first * (1 + 1e-9)) & (there.norm(dim=1) <= reach)
-        if not bool(open_.any()):
+        going = going & (here <= first * (1 + CLOSE)) & (there.norm(dim=1) <= FARTHEST * (1 + h.norm(dim=1)))
+        if not bool(going.any()):
             break
-        best, now = torch.where(open_[:, None], there, best), torch.where(open_, here, now)
+        best, now = torch.where(going[:, None], there, best), torch.where(going, here, now)
     return best, now
 
 

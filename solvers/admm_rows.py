@@ -29,9 +29,8 @@ class Rows:
     rho : Tensor, shape (rows,)
     wanted : Tensor, shape (rows,)
         Residual in the reduced program at which the whole one is looked at.
-    drift, checks, rest : Tensor, shape (rows,)
-        Sum of the logarithms by which rho was off at the last checks, their number, and the iteration from which rho
-        may change again: ever later, for it has to settle.
+    rest : Tensor, shape (rows,)
+        The iteration from which rho may change again: ever later, for it has to settle.
     pace : Tensor, shape (rows,)
         Size of the last steps of v.
     """
@@ -45,8 +44,6 @@ class Rows:
     v: Tensor
     rho: Tensor
     wanted: Tensor
-    drift: Tensor
-    checks: Tensor
     rest: Tensor
     pace: Tensor
 
@@ -101,10 +98,10 @@ class Look:
         dots = torch.stack([torch.linalg.vecdot(*pair) for pair in pairs])
         gap = dots.sum(0).abs() / (1 + dots.abs().amax(0))
         residual = torch.maximum(torch.maximum(primal, largest(curved + rows.q + pulled) / (1 + sizes)), gap)
-        # The rest of  p c + g + T'y = 0  is what an iteration moves, times rho T'.
-        sent, bent, pull = rows.h - basis.scales * slack[:, first:], basis.p * c, pushed @ basis.directions
-        sizes = torch.maximum(torch.maximum(largest(pull), largest(rows.g)), largest(bent))
-        dual = largest(bent + rows.g + pull) / sizes
+        # What is left of  p c + g + T'y = 0  is relative to T'y alone: where there is much curvature, p c and g cancel
+        # however wrong y is.
+        sent, pull = rows.h - basis.scales * slack[:, first:], pushed @ basis.directions
+        dual = largest(basis.p * c + rows.g + pull) / largest(pull)
         off = largest(sent - z) / torch.maximum(largest(sent), largest(z)) / dual
         return Look(z, x, y, residual, off.nan_to_num(1, 1, 1))
 

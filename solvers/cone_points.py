@@ -78,7 +78,8 @@ def onto_semidefinite(points: Tensor, order: int) -> Tensor:
     matrices = points.new_zeros(*points.shape[:-1], order, order)
     matrices[..., rows, columns] = points * scale
     matrices[..., columns, rows] = points * scale
-    values, vectors = torch.linalg.eigh(matrices)
+    # Rows without numbers must not take the batch with them; their residuals are no numbers either.
+    values, vectors = torch.linalg.eigh(matrices.nan_to_num(0.0, 0.0, 0.0))
     projected = (vectors * values.clamp_min(0)[..., None, :]) @ vectors.mT
     return projected[..., rows, columns] / scale
 

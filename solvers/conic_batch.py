@@ -81,7 +81,7 @@ def solve_conic_batch(
     for share in SHARPER if checked.points.state else ():
         places = _open(checked, tolerance)
         if not len(places):
-            return _settle(program, checked, reference or runner, tolerance)
+            return _settle(program, checked, runner, reference, tolerance)
         state = {name: values[places] for name, values in checked.points.state.items()}
         _improve(checked, places, *_run(program.take(places), runner, state, share * tolerance, tolerance))
     places = _open(checked, tolerance)
@@ -92,7 +92,7 @@ def solve_conic_batch(
     if len(places) and reference is not None:
         checked.reference[places] = True
         _improve(checked, places, *_run(program.take(places), reference, {}, tolerance))
-    return _settle(program, checked, reference or runner, tolerance)
+    return _settle(program, checked, runner, reference, tolerance)
 
 
 def _run(
@@ -115,22 +115,38 @@ def _open(checked: Checked, tolerance: float) -> Tensor:
 
 def _improve(checked: Checked, places: Tensor, points: Points, residuals: Residuals) -> None:
     """Take over the answers that are better: rays, and points with smaller residuals."""
-    old, ours, theirs = checked.points, checked.residuals, residuals
-    worst = torch.where(old.claim[places] == POINT, _worst(ours)[places], torch.inf)
+    old = checked.points
+    worst = torch.where(old.claim[places] == POINT, _worst(checked.residuals)[places], torch.inf)
     ray = (points.claim == INFEASIBLE) | (points.claim == UNBOUNDED)
-    better = ray | ((points.claim == POINT) & ~(_worst(theirs) >= worst))
+    better = ray | ((points.claim == POINT) & ~(_worst(residuals) >= worst))
     old.iterations[places] += points.iterations
-    rows = places[better]
+    _take_over(checked, places, better, points, residuals)
+
+
+def _take_over(checked: Checked, places: Tensor, better: Tensor, points: Points, residuals: Residuals) -> None:
+    """Write the better ones of the answers to the instances at some places."""
+    old, rows = checked.points, places[better]
     old.x[rows], old.y[rows], old.claim[rows] = points.x[better], points.y[better], points.claim[better]
     for name in ("primal", "dual", "gap"):
-        getattr(ours, name)[rows] = getattr(theirs, name)[better]
+        getattr(checked.residuals, name)[rows] = getattr(residuals, name)[better]
     for name, values in old.state.items():
         if name in points.state:
             values[rows] = points.state[name][better]
 
 
-def _settle(program: ConicProgram, checked: Checked, reference: Runner, tolerance: float) -> Checked:
-    """Tell infeasible from unbounded: a ray of the objective means something only from a feasible point."""
+def _settle(
+    program: ConicProgram, checked: Checked, runner: Runner, reference: Runner | None, tolerance: float
+) -> Checked:
+    """Ask once more where rays are claimed: a point that meets the tolerance beats them.
+
+    A ray of the objective means something only from a feasible point; where there is none, the instance is infeasible.
+    """
+    claimed = ((checked.points.claim == INFEASIBLE) | (checked.points.claim == UNBOUNDED)).nonzero()[:, 0]
+    if len(claimed) and reference is not None:
+        points, residuals = _run(program.take(claimed), reference, {}, tolerance)
+        good = (points.claim == POINT) & (_worst(residuals) <= tolerance)
+        checked.reference[claimed[good]] = True
+        _take_over(checked, claimed, good, points, residuals)
     places = (checked.points.claim == UNBOUNDED).nonzero()[:, 0]
     if not len(places):
         return checked
@@ -139,7 +155,7 @@ def _settle(program: ConicProgram, checked: Checked, reference: Runner, toleranc
         some, P=Matrix(replace(program.P.common, values=torch.zeros_like(program.P.common.values))),
         q=torch.zeros_like(some.q),
     )  # fmt: skip
-    points, _ = _run(flat, reference, {}, tolerance)
+    points, _ = _run(flat, reference or runner, {}, tolerance)
     infeasible = points.claim == INFEASIBLE
     checked.points.y[places[infeasible]] = points.y[infeasible]
     checked.points.claim[places[infeasible]] = INFEASIBLE

@@ -13,9 +13,10 @@ from ..formulations.errors import UsageError
 from .clarabel_loop import CLARABEL
 from .conic_engine import ConicEngine, Start
 from .conic_program import Cones, ConicProgram, Points
-from .matrix import Matrix, OwnEntries, SharedMatrix
+from .matrix import Matrix, OwnEntries
 from .osqp_loop import OSQP
 from .scs_loop import SCS
+from .shared_matrix import SharedMatrix
 from .short_form import EXAMPLES, joined
 
 LOOPS: dict[str, ConicEngine] = {engine.name: engine for engine in (CLARABEL, SCS, OSQP)}

@@ -7,7 +7,9 @@ With s the point of K at b - A x, and y in K*, relative to the terms that cancel
     gap      x'Px + q'x + b'y over 1 + max(|x'Px|, |q'x|, |b'y|)
 
 A ray y in K* with A'y = 0 and b'y < 0 shows that no point meets the constraints (Farkas). A ray x with P x = 0,
--A x in K and q'x < 0 shows that the objective falls without end from every feasible point.
+-A x in K and q'x < 0 shows that the objective falls without end from every feasible point. In floating point the
+zeros have to be small both against the fall, -b'y or -q'x, and against the entries that cancel in them: the second does
+not change when the data are scaled.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from torch import Tensor
 from ..formulations.subproblem import Residuals
 from .cone_points import into_cone, into_dual_cone
 from .conic_program import INFEASIBLE, NOTHING, POINT, UNBOUNDED, Cones, ConicProgram, Points
+
+RAY_TOLERANCE = 1e-7
+"""Rays are not asked for more than this: solvers do not give them more accurately."""
 
 
 def conic_residuals(program: ConicProgram, x: Tensor, y: Tensor) -> Residuals:
@@ -45,7 +50,7 @@ def measure(program: ConicProgram, points: Points, tolerance: float) -> tuple[Po
     for kind, held in ((INFEASIBLE, _infeasible), (UNBOUNDED, _unbounded)):
         places = (claim == kind).nonzero()[:, 0]
         if len(places):
-            good = held(program.take(places), points.x[places], y[places], tolerance)
+            good = held(program.take(places), points.x[places], y[places], max(tolerance, RAY_TOLERANCE))
             claim[places[~good]] = NOTHING
     residuals = conic_residuals(program, points.x, y)
     nothing = claim != POINT
@@ -55,15 +60,23 @@ def measure(program: ConicProgram, points: Points, tolerance: float) -> tuple[Po
 
 
 def _infeasible(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) -> Tensor:
-    fall = -(program.b * y).sum(1)
-    return (fall > 0) & (_largest(program.A.transposed_times(y)) <= tolerance * fall)
+    fall = -torch.linalg.vecdot(program.b, y)
+    left = program.A.transposed_times(y).abs()
+    return (fall > 0) & (_largest(left) <= tolerance * fall) & _cancels(left, program.A.sizes(1), y, tolerance)
 
 
 def _unbounded(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) -> Tensor:
-    fall = -(program.q * x).sum(1)
+    fall = -torch.linalg.vecdot(program.q, x)
     slack = -program.A.times(x)
-    outside = _largest(slack - into_cone(slack, program.cones))
-    return (fall > 0) & (torch.maximum(_largest(program.P.times(x)), outside) <= tolerance * fall)
+    outside, curved = (slack - into_cone(slack, program.cones)).abs(), program.P.times(x).abs()
+    small = torch.maximum(_largest(curved), _largest(outside)) <= tolerance * fall
+    cancels = _cancels(outside, program.A.sizes(0), x, tolerance) & _cancels(curved, program.P.sizes(0), x, tolerance)
+    return (fall > 0) & small & cancels
+
+
+def _cancels(left: Tensor, sizes: Tensor, ray: Tensor, tolerance: float) -> Tensor:
+    """Whether what is left is small against the entries it is made of, row by row."""
+    return (left <= tolerance * sizes * _largest(ray)[:, None]).all(1)
 
 
 def _split(slack: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from .conic_program import Cones, ConicProgram
-from .matrix import Matrix, span
+from .matrix import Matrix
+from .shared_matrix import span
 
 MOST_ENTRIES = 4_000_000
 """Largest product of rows and columns of a program that is held densely."""

@@ -23,11 +23,12 @@ from .conic_engines import CONIC_ENGINES, choose
 from .conic_program import Cones, ConicProgram
 from .elimination import find_stages, reduce_program, too_large
 from .log_sum_exp import LogSumExp, find_log_sum_exp
-from .matrix import Matrix, SharedMatrix
+from .matrix import Matrix
 from .parametrized import Sharing
 from .problem_batch import check_batch
 from .problems import compile_problem
 from .recognition import Box, find_box
+from .shared_matrix import SharedMatrix
 
 EXAMPLES = 3
 

@@ -21,8 +21,9 @@ from .conic_engine import Runner
 from .conic_engines import CONIC_ENGINES, REFERENCE, choose
 from .conic_program import ConicProgram
 from .implicit import conic_vector_jacobian
-from .matrix import Matrix, OwnEntries, SharedMatrix
+from .matrix import Matrix, OwnEntries
 from .recoveries import CanonicalFormError
+from .shared_matrix import SharedMatrix
 from .single_programs import optional_package
 from .solution import SolveError, Status
 

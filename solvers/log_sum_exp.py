@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .conic_program import ConicProgram
 from .elimination import SMALLEST_PIVOT, Reduction, Stage, find_stages, reduce_program, too_large
-from .matrix import span
+from .shared_matrix import span
 
 ROUNDING = 1e-13
 """Eigenvalues of P below this share of the largest are zero."""

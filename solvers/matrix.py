@@ -5,7 +5,6 @@ What does not vary over the batch stays unbatched: sharing is what the fast engi
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,80 +13,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-DENSE_ROW = 8
-"""Rows with more entries than this are multiplied as a dense block."""
+from .shared_matrix import SharedMatrix
+
 DENSE_SHARE = 0.25
 """A block with at least this share of nonzeros is multiplied densely."""
-
-
-@dataclass(frozen=True)
-class SharedMatrix:
-    """A sparse matrix that a whole batch shares.
-
-    Attributes
-    ----------
-    rows, columns : Tensor of int64, shape (entries,)
-        Places of the entries.
-    values : Tensor, shape (entries,)
-    shape : tuple of int
-    """
-
-    rows: Tensor
-    columns: Tensor
-    values: Tensor
-    shape: tuple[int, int]
-
-    def times(self, x: Tensor) -> Tensor:
-        """``x S'``: S times every row of x, (batch, columns) -> (batch, rows)."""
-        product = (self._sparse @ x.T).T
-        if self._block is not None:
-            block, rows, columns = self._block
-            product = product.index_add(1, rows, x[:, columns] @ block.T)
-        return product
-
-    def transposed_times(self, y: Tensor) -> Tensor:
-        """``y S``: S' times every row of y, (batch, rows) -> (batch, columns)."""
-        product = (self._sparse_transposed @ y.T).T
-        if self._block is not None:
-            block, rows, columns = self._block
-            product = product.index_add(1, columns, y[:, rows] @ block)
-        return product
-
-    def dense(self) -> Tensor:
-        """The whole matrix."""
-        return self.values.new_zeros(self.shape).index_put((self.rows, self.columns), self.values, accumulate=True)
-
-    @cached_property
-    def _dense_entries(self) -> Tensor:
-        """Which entries belong to the dense block: those of rows with many, where they fill their block."""
-        lengths = torch.bincount(self.rows, minlength=self.shape[0])
-        chosen: Tensor = lengths[self.rows] > DENSE_ROW
-        rows, columns = self.rows[chosen].unique(), self.columns[chosen].unique()
-        if int(chosen.sum()) < DENSE_SHARE * len(rows) * len(columns):
-            return torch.zeros_like(chosen)
-        return chosen
-
-    @cached_property
-    def _block(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        chosen = self._dense_entries
-        if not bool(chosen.any()):
-            return None
-        rows, row_places = self.rows[chosen].unique(return_inverse=True)
-        columns, column_places = self.columns[chosen].unique(return_inverse=True)
-        block = self.values.new_zeros(len(rows), len(columns))
-        return block.index_put((row_places, column_places), self.values[chosen], accumulate=True), rows, columns
-
-    @cached_property
-    def _sparse(self) -> Tensor:
-        return self._rest(self.rows, self.columns, self.shape)
-
-    @cached_property
-    def _sparse_transposed(self) -> Tensor:
-        return self._rest(self.columns, self.rows, (self.shape[1], self.shape[0]))
-
-    def _rest(self, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
-        rest = ~self._dense_entries
-        return compressed(rows[rest], columns[rest], self.values[rest], shape)
 
 
 @dataclass(frozen=True)
@@ -129,7 +58,7 @@ class OwnEntries:
         columns, column_places = self.columns.unique(return_inverse=True)
         places = column_places * len(rows) + row_places
         count = len(rows) * len(columns)
-        if len(places) < DENSE_SHARE * count:
+        if not count or len(places) < DENSE_SHARE * count:
             return None
         if len(places) == count and bool((torch.diff(places) == 1).all()):
             return self.values.reshape(-1, len(columns), len(rows)), rows, columns
@@ -170,6 +99,17 @@ class Matrix:
         """The transposed matrix times every row of y."""
         product = self.common.transposed_times(y)
         return product if self.own is None else product + self.own.transposed_times(y)
+
+    def sizes(self, dim: int) -> Tensor:
+        """Largest entry, in size, of every row (dim 0) or column (dim 1); (1, length) where shared, else (batch, length)."""
+        part = "rows" if dim == 0 else "columns"
+        found = self.common.values.new_zeros(1, self.shape[dim])
+        found = found.scatter_reduce(1, getattr(self.common, part)[None], self.common.values.abs()[None], "amax")
+        if self.own is None:
+            return found
+        own = self.own.values.abs()
+        places = getattr(self.own, part).expand(len(own), -1)
+        return found.expand(len(own), -1).scatter_reduce(1, places, own, "amax")
 
     def dense(self) -> Tensor:
         """Shape (rows, columns) where it is shared, else (batch, rows, columns)."""
@@ -231,27 +171,8 @@ class Matrix:
         return places % self.shape[0], places // self.shape[0], (summed @ values.T).T
 
 
-def span(places: Tensor) -> slice | Tensor:
-    """A run of consecutive indices as a slice, which is a view and costs nothing; other indices as they are."""
-    if len(places) and bool((torch.diff(places) == 1).all()):
-        return slice(int(places[0]), int(places[-1]) + 1)
-    return places
-
-
 def _places(entries: Tensor, chosen: Tensor, size: int) -> Tensor:
     """Place of every entry's index among the chosen ones; -1 where it is not among them."""
     places = torch.full((size,), -1, dtype=torch.int64, device=entries.device)
     places[chosen] = torch.arange(len(chosen), device=entries.device)
     return places[entries]
-
-
-def compressed(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A torch matrix in compressed sparse rows; entries that share a place add up."""
-    made = sp.csr_array((values.cpu().numpy(), (rows.cpu().numpy(), columns.cpu().numpy())), shape)
-    pointers, places, entries = (torch.as_tensor(np.asarray(part)) for part in (
-        made.indptr.astype(np.int64), made.indices.astype(np.int64), made.data
-    ))  # fmt: skip
-    with warnings.catch_warnings():
-        # torch says once that its compressed rows are in beta; the products used here are tested.
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        return torch.sparse_csr_tensor(pointers, places, entries, shape, check_invariants=False).to(values.device)

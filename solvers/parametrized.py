@@ -16,7 +16,8 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 from .canonical import Affine, Canonical, ParameterEntry
 from .conic_program import ConicProgram
-from .matrix import Matrix, OwnEntries, SharedMatrix, span
+from .matrix import Matrix, OwnEntries
+from .shared_matrix import SharedMatrix, span
 
 WORDS = {
     "nonneg": "at least zero", "nonpos": "at most zero", "pos": "above zero", "neg": "below zero",

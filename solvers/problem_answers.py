@@ -12,9 +12,9 @@ from ..formulations.subproblem import Residuals
 from .canonical import Canonical
 from .conic_batch import STATUSES, Checked, again
 from .conic_program import INFEASIBLE, POINT, UNBOUNDED, ConicProgram
-from .matrix import span
 from .problem_batch import Batch
 from .recoveries import Recovery
+from .shared_matrix import span
 from .solution import Solution, Status
 
 

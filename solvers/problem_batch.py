@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..formulations.errors import UsageError
 from .canonical import Canonical
-from .matrix import span
 from .parametrized import check_parameters
+from .shared_matrix import span
 from .tensors import as_tensor, one_device
 
 

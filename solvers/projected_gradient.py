@@ -31,7 +31,7 @@ SHORTEST_WAIT, LONGEST_WAIT = 4, 24
 """Iterations between two checks of the stopping test."""
 POLISH_EVERY = (20, 150)
 """Iterations between active-set steps, without and with hinges, whose second derivatives cost more."""
-MAX_ITERATIONS = 20_000
+MAX_ITERATIONS = 5_000
 WORST_FOR_CONSTANT = 1e-2
 """Smallest mu / L for the constant momentum; below, adapting is faster."""
 
@@ -118,11 +118,21 @@ def prepare(program: ConicProgram) -> Runner | str:
         return box
     H = reduction.P[box.columns][:, box.columns]
     curvature = Curvature.of(H, None if box.hinges is None else box.hinges.W)
-    if not curvature.largest > 0:
-        return "a quadratic objective"
+    lacking = uncurved(H, curvature.W)
+    if lacking:
+        return lacking
     return lambda program, start, tolerance: run_box(
         program, reduction, box, lambda data, tolerance: minimize(curvature, data, tolerance), start, tolerance
     )
+
+
+def uncurved(H: Tensor, W: Tensor | None = None) -> str:
+    """What the program lacks where the objective is linear in some unknowns; empty where it curves in all."""
+    curved = H.diagonal(dim1=-2, dim2=-1) != 0
+    if W is not None:
+        curved = curved | (W != 0).any(0)
+    straight = int((~curved).any(0).sum() if curved.ndim > 1 else (~curved).sum())
+    return f"an objective that is quadratic in every unknown (it is linear in {straight} of them)" if straight else ""
 
 
 def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer:

@@ -21,6 +21,7 @@ from .box_runner import BoxAnswer, BoxData, run_box
 from .conic_engine import ConicEngine, Runner, Start
 from .conic_program import ConicProgram, Points
 from .elimination import find_stages, reduce_program, too_large
+from .projected_gradient import uncurved
 from .recognition import find_box
 from .rows import pick_rows
 
@@ -42,8 +43,9 @@ def prepare(program: ConicProgram) -> Runner | str:
         return box
     if box.hinges is not None:
         return "bounds alone (this program has hinges)"
-    if not bool(reduction.P.any()):
-        return "a quadratic objective"
+    lacking = uncurved(reduction.P[..., box.columns[:, None], box.columns])
+    if lacking:
+        return lacking
 
     def run(program: ConicProgram, start: Start, tolerance: float) -> Points:
         again = reduction if program.shared else reduce_program(program, stages)

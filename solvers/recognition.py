@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .elimination import Reduction
-from .matrix import span
+from .shared_matrix import span
 
 ROUNDING = 1e-12
 

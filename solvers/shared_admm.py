@@ -99,7 +99,7 @@ def _begin(run: Run, places: Tensor, q: Tensor, b: Tensor, start: Start) -> Rows
         rho = start["rho"][places]
         known = basis.lower(start["x"][places], start["y"][places], x0, rho)
         v = torch.where(known.isfinite(), known, v)
-    rows = Rows(places, q, b, x0, g, h, v, rho, none + run.tolerance, none, none, none, none)
+    rows = Rows(places, q, b, x0, g, h, v, rho, none + run.tolerance, none, none)
     y = torch.cat([-b[:, : basis.equalities] @ basis.contradictions, torch.zeros_like(h)], 1)
     done = _settle(run, rows, torch.linalg.vecdot(b, y) < 0, q, y, INFEASIBLE, 0)
     x = -(q @ basis.flat) @ basis.flat.T
@@ -153,13 +153,11 @@ def _points(run: Run, rows: Rows, done: int) -> Rows:
 
 def _balance(rows: Rows, look: Look, done: int) -> None:
     """Move rho to where primal and dual residual, relative to their terms, are alike."""
-    rows.drift, rows.checks = rows.drift + look.off.clamp(1e-6, 1e6).log() / 2, rows.checks + 1
-    factor = (rows.drift / rows.checks).exp()
+    factor = look.off.clamp(1e-6, 1e6).sqrt()
     turn = (done >= rows.rest) & ((factor > UNBALANCED) | (factor < 1 / UNBALANCED))
     rho = torch.where(turn, (rows.rho * factor).clamp(SMALLEST_RHO, LARGEST_RHO), rows.rho)
     rows.v = torch.addcmul(look.z, rows.v - look.z, (rows.rho / rho)[:, None])
     rows.rho = rho
-    rows.drift, rows.checks = (torch.where(turn, 0.0, part) for part in (rows.drift, rows.checks))
     rows.rest = torch.where(turn, 2.0 * done, rows.rest)
 
 

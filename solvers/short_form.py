@@ -18,7 +18,8 @@ from .conic_engine import Start
 from .conic_program import INFEASIBLE, UNBOUNDED, ConicProgram, Points
 from .elimination import Reduction, Stage, find_stages, reduce_program, too_large
 from .layouts import MOST_VALUES, layouts
-from .matrix import Matrix, OwnEntries, SharedMatrix
+from .matrix import Matrix, OwnEntries
+from .shared_matrix import SharedMatrix
 from .single_programs import clarabel_cones, finite_instances
 
 EXAMPLES = 8

@@ -295,6 +295,24 @@ def test_points_near_a_cone_are_found_near(name: str, size: float) -> None:
     assert float(distances(points, CURVED[name].into(points)).max()) <= 40 * size
 
 
+@pytest.mark.parametrize("name", CURVED)
+def test_no_change_of_a_single_entry_would_be_smaller(name: str) -> None:
+    points = points_of(3, seed=9, count=500)
+    if "power" in name:
+        # The other two entries have to be right already.
+        points[:, :2] = points[:, :2].abs()
+    moved = distances(points, CURVED[name].into(points))
+    assert bool((moved <= CURVED[name].outside(points.numpy()) * (1 + 1e-9) + 1e-12).all())
+
+
+def test_near_the_edge_of_a_power_cone_the_first_entry_is_changed() -> None:
+    # 1e-10 ^ 0.2 = 0.01, while the last entry would have to move by 0.01.
+    point = torch.tensor([[0.0, 1.0, 0.01]], dtype=torch.float64)
+    near = CURVED["power 0.2"].into(point)
+    expected = torch.tensor([[1e-10, 1.0, 0.01]], dtype=torch.float64)
+    torch.testing.assert_close(near, expected, rtol=1e-9, atol=0)
+
+
 @cache
 def reference(name: str) -> tuple[cp.Problem, cp.Parameter]:
     point, member = cp.Parameter(3), cp.Variable(3)

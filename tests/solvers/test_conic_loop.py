@@ -38,7 +38,8 @@ from convexblocks.solvers.conic_engine import ConicEngine, Start
 from convexblocks.solvers.conic_loop import CLARABEL, LOOPS, OSQP, SCS, in_processes
 from convexblocks.solvers.conic_program import INFEASIBLE, NOTHING, POINT, UNBOUNDED, Cones, ConicProgram, Points
 from convexblocks.solvers.layouts import lay_out, layouts
-from convexblocks.solvers.matrix import Matrix, OwnEntries, SharedMatrix
+from convexblocks.solvers.matrix import Matrix, OwnEntries
+from convexblocks.solvers.shared_matrix import SharedMatrix
 from convexblocks.solvers.short_form import choose_form
 from convexblocks.solvers.single_programs import Table, solve_twice
 
@@ -59,7 +60,7 @@ WARM = LOOPED[1:]
 BY_NAME = {model.name: model for model in ZOO}
 ENDED = [model for model in ZOO if model.infeasible or model.unbounded]
 # Splitting methods do not come to an end where scales lie this far apart; they may say so, and claim nothing false.
-TOO_FAR = {"scs": ("far_vertex", "far_points"), "osqp": ("far_vertex", "far_points"), "clarabel": ()}
+TOO_FAR = {"scs": ("far_vertex", "far_points"), "osqp": (), "clarabel": ()}
 Make = Callable[[np.random.Generator], tuple[cp.Problem, Data]]
 
 

@@ -28,7 +28,8 @@ from convexblocks.solvers.conic_program import (
     no_points,
 )
 from convexblocks.solvers.conic_residuals import conic_residuals, measure
-from convexblocks.solvers.matrix import Matrix, OwnEntries, SharedMatrix
+from convexblocks.solvers.matrix import Matrix, OwnEntries
+from convexblocks.solvers.shared_matrix import SharedMatrix
 
 BATCH, N = 4, 5
 CONES = {

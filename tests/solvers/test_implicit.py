@@ -21,10 +21,11 @@ from convexblocks.solvers.canonical import canonicalize
 from convexblocks.solvers.cone_points import onto_second_order, onto_semidefinite
 from convexblocks.solvers.conic_program import Cones, ConicProgram
 from convexblocks.solvers.implicit import conic_vector_jacobian, differentiable
-from convexblocks.solvers.matrix import Matrix, SharedMatrix
+from convexblocks.solvers.matrix import Matrix
 from convexblocks.solvers.parametrized import Sharing
 from convexblocks.solvers.problem_answers import recover
 from convexblocks.solvers.problem_batch import check_batch
+from convexblocks.solvers.shared_matrix import SharedMatrix
 from convexblocks.solvers.single_programs import clarabel_cones
 
 BATCH = 3

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convexblocks.solvers.matrix import DENSE_ROW, Matrix, OwnEntries, SharedMatrix, compressed, span
+from convexblocks.solvers.matrix import Matrix, OwnEntries
+from convexblocks.solvers.shared_matrix import DENSE_ROW, SharedMatrix, compressed, span
 
 BATCH = 3
 Pairs = list[tuple[int, int]]
@@ -66,6 +67,9 @@ def patterns() -> dict[str, Pattern]:
         "own block, shuffled": Pattern(
             (9, 20), [(3, 4), (0, 1)], [full(range(2, 7), range(3, 8))[k] for k in rng.permutation(25)]
         ),
+        "own block over shared entries": Pattern(
+            (9, 20), [(4, 5), (8, 8)], full(range(2, 7), range(3, 8), by_columns=True)
+        ),
         "own block with holes": Pattern((9, 20), block, full(range(2, 7), range(3, 8))[::2]),
         "own diagonal": Pattern((8, 8), [(k, k) for k in range(8)], [(k, k) for k in range(8)]),
         "own over a dense block": Pattern((9, 20), block, [*block[::4], (0, 0), (8, 19)]),
@@ -98,6 +102,10 @@ def matrix_of(pattern: Pattern, rng: np.random.Generator) -> tuple[Matrix, np.nd
 def split(places: Pairs) -> tuple[Tensor, Tensor]:
     table = torch.tensor(places, dtype=torch.int64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
+
+
+def full_diagonal(length: int, row: int, column: int, value: float) -> dict[tuple[int, int], float]:
+    return {(row + k, column + k): value for k in range(length)}
 
 
 def instances(matrix: Matrix, dense: np.ndarray) -> np.ndarray:
@@ -164,10 +172,11 @@ def test_blocks_of_any_rows_and_columns(name: str, seed: int) -> None:
     close(ours, expected)
 
 
-@pytest.mark.parametrize("order", ["by columns", "by rows", "shuffled"])
-def test_a_block_of_all_own_entries(order: str) -> None:
-    names = {"by columns": "own block by columns", "by rows": "own block by rows", "shuffled": "own block, shuffled"}
-    matrix, dense = made(names[order])
+@pytest.mark.parametrize(
+    "name", ["own block by columns", "own block by rows", "own block, shuffled", "own block over shared entries"]
+)
+def test_a_block_of_all_own_entries(name: str) -> None:
+    matrix, dense = made(name)
     for rows, columns in ((range(2, 7), range(3, 8)), (range(6, 1, -1), range(3, 8)), (range(1, 8), range(2, 9))):
         ours = matrix.block(torch.tensor(list(rows)), torch.tensor(list(columns)))
         close(ours, dense[:, list(rows)][:, :, list(columns)])
@@ -216,12 +225,44 @@ def test_arguments_are_left_alone() -> None:
         close(matrix.dense(), instances(matrix, dense))
 
 
-def test_which_parts_are_multiplied_densely() -> None:
-    blocks = {name for name in PATTERNS if made(name)[0].common._block is not None}
-    assert blocks == {
-        "dense", "dense block", "dense block, repeated", "long rows far apart", "own block with holes",
-        "own over a dense block",
-    }  # fmt: skip
+RUNS = {
+    "identity": full_diagonal(40, 0, 0, 1.0),
+    "tied variables": full_diagonal(40, 0, 20, 1.0) | full_diagonal(40, 10, 0, -1.0),
+    "below one another": full_diagonal(18, 0, 0, 2.0) | full_diagonal(18, 20, 0, -1.0) | full_diagonal(18, 20, 30, 3.0),
+    "with a change of value": full_diagonal(20, 0, 0, 1.0) | full_diagonal(20, 20, 20, -1.0),
+    "with a gap": full_diagonal(20, 0, 0, 1.0) | full_diagonal(20, 25, 25, 1.0),
+    "with a block": full_diagonal(48, 12, 12, 1.0) | {(row, column): 0.5 for row in range(9) for column in range(12)},
+    "around a block": full_diagonal(48, 12, 12, 1.0) | {(row, k): 0.5 for row in (3, 20, 50) for k in range(30, 42)},
+    "with a single entry": full_diagonal(50, 0, 5, 1.0) | {(3, 0): 7.0},
+    "of many values": {(k, k): float(k) for k in range(60)},
+}
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("name", RUNS)
+def test_pieces_of_diagonals(name: str, twice: bool) -> None:
+    shape, entries = (60, 62), list(RUNS[name].items()) * (2 if twice else 1)
+    entries = [entries[place] for place in np.random.default_rng(5).permutation(len(entries))]
+    dense = np.zeros(shape)
+    for place, value in entries:
+        dense[place] += value
+    matrix = SharedMatrix(
+        *split([place for place, _ in entries]), torch.tensor([value for _, value in entries]).double(), shape
+    )
+    x, y = (np.random.default_rng(6).standard_normal((4, length)) for length in shape[::-1])
+    x[2], y[1] = 0, 0
+    close(matrix.times(torch.tensor(x)), x @ dense.T)
+    close(matrix.transposed_times(torch.tensor(y)), y @ dense)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("name", [name for name in PATTERNS if "repeated" not in name])
+def test_largest_sizes_of_rows_and_columns(name: str, dim: int) -> None:
+    matrix, dense = made(name)
+    expected = np.abs(dense).max(axis=2 - dim, initial=0.0)
+    if matrix.own is not None and np.logical_and(own_part(matrix)[0] != 0, matrix.common.dense().numpy() != 0).any():
+        pytest.skip("entries that stand on others are taken apart")
+    close(matrix.sizes(dim), expected if matrix.own is not None else expected[:1])
 
 
 @settings(max_examples=80, deadline=None)

@@ -23,8 +23,9 @@ from convexblocks.solvers.cone_points import into_cone, into_dual_cone
 from convexblocks.solvers.conic_program import INFEASIBLE, POINT, UNBOUNDED, Cones, ConicProgram, Points
 from convexblocks.solvers.conic_residuals import conic_residuals
 from convexblocks.solvers.elimination import Reduction
-from convexblocks.solvers.matrix import Matrix, SharedMatrix
+from convexblocks.solvers.matrix import Matrix
 from convexblocks.solvers.shared_admm import ENGINE
+from convexblocks.solvers.shared_matrix import SharedMatrix
 
 BATCH = 5
 TOLERANCES = [1e-4, 1e-6, 1e-8]
@@ -647,8 +648,7 @@ def test_newton_steps_never_lead_away(seed: int, attempt: int, form: str) -> Non
     before = admm_newton.distance(basis, v, g, h, rho)
     moved = admm_newton.improve(basis, v, g, h, rho, attempt)
     after = admm_newton.distance(basis, moved, g, h, rho)
-    kept = (moved == v).all(1)
-    assert (after[~kept] <= admm_newton.ENOUGH * before[~kept] * (1 + 1e-9)).all()
+    assert (after <= before * (1 + 1e-6)).all()
 
 
 def reduction_from(program: ConicProgram) -> Reduction:
