@@ -50,7 +50,7 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
     iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
     rows = torch.arange(len(u), device=u.device)
     wanted = wanted_gap(subproblem, {"x": phi.phi(u)}, data, tolerance)
-    x, y, age, done = result, result, torch.ones_like(u[:, :1]), 0
+    x, y, age, done = result, result.clone(), torch.ones_like(u[:, :1]), 0
     while len(rows):
         part = {"u": u, "v": v, "W": W, "b": b}
         good = decisive(subproblem.residuals({"x": x}, part)) <= wanted

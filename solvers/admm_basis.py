@@ -87,7 +87,9 @@ class Basis:
         particular = columns[:, None] * (right[:rank].T / sizes[:rank]) @ left[:, :rank].T * rows[:equalities]
         against = left[:, rank:] * rows[:equalities, None]
         free = columns[:, None] * right[rank:].T
-        curved, image = free.T @ P @ free, rows[equalities:, None] * (A[equalities:] @ free)
+        sides = rows[equalities:, None] * A[equalities:]
+        curved = _cleaned(free.T @ P @ free, columns[:, None] * P * columns)
+        image = _cleaned(sides @ free, sides * columns)
         # Both parts get the same weight, so that rho = 1 is a good first guess.
         weight = _ratio(curved.trace(), (image * image).sum())
         image, scales = weight**0.5 * image, weight**0.5 * rows[equalities:]
@@ -175,6 +177,11 @@ def _diagonalize(curved: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     whitened = vectors[:, kept] / sizes[kept].sqrt()
     small = whitened.T @ gram @ whitened
     return whitened @ torch.linalg.eigh((small + small.T) / 2)[1], vectors[:, ~kept]
+
+
+def _cleaned(part: Tensor, whole: Tensor) -> Tensor:
+    """What is left of a matrix in some directions, without rounding."""
+    return torch.where(part.abs() <= FLAT * _largest(whole.abs().flatten()), 0.0, part)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

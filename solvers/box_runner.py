@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class BoxData:
         Whether any bound is finite on that side.
     bounded, boxed : bool
         Whether all lower bounds are finite; whether all bounds are.
+    warm : bool
+        Whether the start is an earlier answer.
     """
 
     g: Tensor
@@ -45,6 +47,7 @@ class BoxData:
     has_upper: bool
     bounded: bool
     boxed: bool
+    warm: bool
 
     def clip_(self, x: Tensor) -> Tensor:
         """Move x into the box, in place."""
@@ -63,6 +66,7 @@ class BoxData:
         return BoxData(
             self.g[keep], None if self.w is None else rows(self.w), rows(self.lower), rows(self.upper),
             self.start[keep], self.constant[keep], self.has_lower, self.has_upper, self.bounded, self.boxed,
+            self.warm,
         )  # fmt: skip
 
     def free(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -90,15 +94,17 @@ class BoxData:
         return excess / (MARGIN * tolerance)
 
     def _complementarity(self, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of complementarity, and the largest part of the gradient that no bound takes."""
+        """The gap, and the largest part of the gradient that no bound takes."""
         if not self.has_upper and self.bounded:
-            return torch.linalg.vecdot(gradient.clamp(min=0), x - self.lower), -gradient.amin(1).clamp_(max=0)
+            gap = torch.linalg.vecdot(gradient, x) - torch.linalg.vecdot(gradient.clamp(min=0), self.lower)
+            return gap.abs(), -gradient.amin(1).clamp_(max=0)
         edge = torch.where(gradient > 0, self.lower, self.upper)
         if self.boxed:
             return torch.linalg.vecdot(gradient, x - edge), x.new_zeros(len(x))
+        # What no bound takes is left in the dual residual r, and x'r in the gap.
         unbounded = edge.isinf()
-        held = torch.where(unbounded, 0, gradient * (x - edge)).sum(1)
-        return held, torch.where(unbounded, gradient.abs(), 0).amax(1)
+        gap = (gradient * torch.where(unbounded, x, x - edge)).sum(1)
+        return gap.abs(), torch.where(unbounded, gradient.abs(), 0).amax(1)
 
 
 @dataclass(frozen=True)
@@ -130,23 +136,41 @@ def run_box(
     program: ConicProgram,
     reduction: Reduction,
     box: Box,
+    straight: Tensor,
     minimize: Callable[[BoxData, float], BoxAnswer],
     start: Start,
     tolerance: float,
 ) -> Points:
-    """Run a minimizer over boxes and give back points of the whole program."""
+    """Run a minimizer over boxes and give back points of the whole program.
+
+    Unknowns in which the objective is linear, (n,) or (batch, n) `straight`, belong at a bound. Where there is none on
+    that side the objective falls without end: such an instance is left to the reference, which gives the ray.
+    """
     q, b, constant = reduction.vectors_and_constant(program.q, program.b)
     data = box_data(box, start, q, b, constant.expand(program.batch))
+    data, endless = settle_straight(data, straight)
     answer = minimize(data, tolerance)
     x, y = reduction.lift(*box.points(answer.x, answer.gradient, answer.hinge, q, b), program.q, program.b)
     claim = torch.full((program.batch,), POINT, device=q.device)
-    claim[(~box.smooth(q, b)).expand(program.batch)] = NOTHING
+    claim[endless | (~box.smooth(q, b)).expand(program.batch)] = NOTHING
     crossed = (data.lower > data.upper).any(1).expand(program.batch)
     if bool(crossed.any()):
         none = torch.zeros_like(program.q[:1]), torch.zeros_like(program.b[:1])
         _, rays = reduction.lift(q.new_zeros(1, q.shape[1]), box.crossing(b), *none)
         y, claim[crossed] = torch.where(crossed[:, None], rays, y), INFEASIBLE
     return Points(x, y, answer.iterations, claim, {"x": answer.x})
+
+
+def settle_straight(data: BoxData, straight: Tensor) -> tuple[BoxData, Tensor]:
+    """Start unknowns without curvature at their bounds; and which instances have none there."""
+    if not bool(straight.any()):
+        return data, torch.zeros(len(data.g), dtype=torch.bool, device=data.g.device)
+    end = torch.where(data.g > 0, data.lower, data.upper)
+    belongs = straight & (data.g != 0)
+    endless = (belongs & end.isinf()).any(1)
+    start = torch.where(belongs & end.isfinite(), end, data.start)
+    # Without its cost an endless instance is at rest, and keeps nobody waiting.
+    return replace(data, start=start, g=torch.where(endless[:, None], 0.0, data.g)), endless
 
 
 def box_data(box: Box, start: Start, q: Tensor, b: Tensor, constant: Tensor) -> BoxData:
@@ -160,4 +184,5 @@ def box_data(box: Box, start: Start, q: Tensor, b: Tensor, constant: Tensor) -> 
     return BoxData(
         g, box.shift(q, b), lower, upper, first, constant,
         bool(finite[0].any()), bool(finite[1].any()), bool(finite[0].all()), bool(finite[0].all() and finite[1].all()),
+        "x" in start,
     )  # fmt: skip

@@ -187,9 +187,10 @@ def check_parameters(form: Canonical, values: Mapping[str, Tensor], batched: Map
             if wrong is not None and bool(wrong.any()):
                 place = int(wrong.nonzero()[0, 0])
                 where = f" of instance {place}" if batched[name] else ""
+                given = attribute if attribute == "sparsity" else f"{attribute}=True"
                 raise UsageError(
                     f"the parameter {name!r}{where} is not {WORDS.get(attribute, attribute)}, as its definition says "
-                    f"({attribute}{'' if attribute == 'sparsity' else '=True'}); give such values, or define the parameter without it."
+                    f"({given}); give such values, or define the parameter without it."
                 )
 
 

@@ -27,12 +27,11 @@ from .problem_batch import Batch, check_batch
 from .solution import Solution
 from .warm_starts import check_ids, recall, remember
 
-CHUNK_BYTES = 200_000_000
-"""What the arrays of a chunk of instances may take, roughly."""
-ARRAYS = 12
-"""How many arrays of the size of an instance an engine holds, roughly."""
-MOST_ROWS = 1024
-"""Largest chunk: its rows still fit a cache when they are short."""
+CHUNK_ENTRIES = 2**18, 2**20
+"""Entries of the vectors, and of own matrices, of the instances solved together: what a processor's caches hold."""
+LEAST_ROWS, MOST_ROWS = 64, 4096
+DEVICE_ENTRIES = 2**24
+"""The same on another device, which is kept busy by large chunks."""
 KEPT_RUNNERS = 8
 
 
@@ -186,8 +185,7 @@ def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: i
     sharing = compiled.sharings[key]
     constants = sharing.constants(batch.shared)
     varying = sum(len(part.places) for part in (sharing.P, sharing.A))
-    row = 8 * (ARRAYS * (compiled.form.variables + compiled.form.rows) + ARRAYS * varying)
-    rows = max(1, min(MOST_ROWS, CHUNK_BYTES // row))
+    rows = _chunk_rows(compiled.form.variables + compiled.form.rows, varying, batch.device)
     shared = hashlib.blake2b(b"".join(value.cpu().numpy().tobytes() for value in batch.shared.values())).digest()
 
     def runner(name: str | None) -> tuple[str, Runner]:
@@ -204,6 +202,15 @@ def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: i
     if processes > 1:
         run, rows = spread(used, run, processes), batch.size
     return Plan(sharing, constants, used, run, reference, rows)
+
+
+def _chunk_rows(length: int, varying: int, device: torch.device) -> int:
+    """How many instances are solved together, given the entries of the vectors and of the own matrices of each."""
+    if device.type != "cpu":
+        return max(1, DEVICE_ENTRIES // (length + varying))
+    rows = min(CHUNK_ENTRIES[0] // max(1, length), CHUNK_ENTRIES[1] // max(1, varying), MOST_ROWS)
+    # Very large instances are solved few at a time, whatever that costs.
+    return max(rows, min(LEAST_ROWS, 16 * CHUNK_ENTRIES[1] // (length + varying)), 1)
 
 
 def _chunks(batch: Batch, plan: Plan, state: dict[str, Tensor], known: Tensor) -> Iterator[tuple[Tensor, Start]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,10 +30,10 @@ from .rows import pick_rows
 
 SHORTEST_WAIT, LONGEST_WAIT = 4, 24
 """Iterations between two checks of the stopping test."""
-POLISH_EVERY = (20, 150)
+POLISH_EVERY = (20, 400)
 """Iterations between active-set steps, without and with hinges, whose second derivatives cost more."""
 MAX_ITERATIONS = 5_000
-WORST_FOR_CONSTANT = 1e-2
+WORST_FOR_CONSTANT = 1e-3
 """Smallest mu / L for the constant momentum; below, adapting is faster."""
 
 
@@ -69,6 +70,17 @@ class Curvature:
         eye = torch.ones_like(kept) if kept.ndim == 1 else torch.eye(len(kept), dtype=H.dtype, device=H.device)
         return Curvature(kept, W, largest, smallest, eye - kept / max(largest, 1e-300))
 
+    @cached_property
+    def transposed(self) -> Tensor:
+        """W', laid out by its own rows, which products are quicker with."""
+        assert self.W is not None
+        return self.W.T.contiguous()
+
+    @property
+    def rate(self) -> float | None:
+        """By how much the logarithm of the gap falls in an iteration with the constant momentum; None without it."""
+        return None if self.momentum is None else -math.log1p(-((self.smallest / self.largest) ** 0.5))
+
     @property
     def momentum(self) -> float | None:
         """The constant momentum; None where it has to adapt."""
@@ -82,16 +94,19 @@ class Curvature:
         gradient = data.g + x * self.H if self.H.ndim == 1 else torch.addmm(data.g, x, self.H)
         if self.W is None or data.w is None:
             return gradient, None
-        hinge = torch.addmm(data.w, x, self.W.T).clamp_(min=0)
+        hinge = torch.addmm(data.w, x, self.transposed).clamp_(min=0)
         return torch.addmm(gradient, hinge, self.W), hinge
 
-    def descend(self, y: Tensor, pulled: Tensor, data: BoxData) -> Tensor:
-        """One projected gradient step from y; `pulled` is -g / L."""
-        new = torch.addcmul(pulled, y, self.step) if self.step.ndim == 1 else torch.addmm(pulled, y, self.step)
+    def descend(self, y: Tensor, pulled: Tensor, data: BoxData, new: Tensor, hinge: Tensor) -> None:
+        """One projected gradient step from y into `new`; `pulled` is -g / L, and `hinge` is room for (W y + w)_+."""
+        if self.step.ndim == 1:
+            torch.addcmul(pulled, y, self.step, out=new)
+        else:
+            torch.addmm(pulled, y, self.step, out=new)
         if self.W is not None and data.w is not None:
-            hinge = torch.addmm(data.w, y, self.W.T).clamp_(min=0)
-            new.addmm_(hinge, self.W, alpha=-1 / self.largest)
-        return data.clip_(new)
+            torch.addmm(data.w, y, self.transposed, out=hinge)
+            new.addmm_(hinge.clamp_(min=0), self.W, alpha=-1 / self.largest)
+        data.clip_(new)
 
     def hessian(self, rows: Tensor, places: Tensor, hinge: Tensor | None) -> Tensor:
         """Second derivatives of F among the given unknowns, (rows, k) places -> (rows, k, k)."""
@@ -118,74 +133,77 @@ def prepare(program: ConicProgram) -> Runner | str:
         return box
     H = reduction.P[box.columns][:, box.columns]
     curvature = Curvature.of(H, None if box.hinges is None else box.hinges.W)
-    lacking = uncurved(H, curvature.W)
-    if lacking:
-        return lacking
-    return lambda program, start, tolerance: run_box(
-        program, reduction, box, lambda data, tolerance: minimize(curvature, data, tolerance), start, tolerance
-    )
+    if not curvature.largest > 0:
+        return "a quadratic objective"
+    straight = H.diagonal() == 0
+    if curvature.W is not None:
+        straight = straight & ~(curvature.W != 0).any(0)
 
+    def solve(data: BoxData, tolerance: float) -> BoxAnswer:
+        return minimize(curvature, data, tolerance)
 
-def uncurved(H: Tensor, W: Tensor | None = None) -> str:
-    """What the program lacks where the objective is linear in some unknowns; empty where it curves in all."""
-    curved = H.diagonal(dim1=-2, dim2=-1) != 0
-    if W is not None:
-        curved = curved | (W != 0).any(0)
-    straight = int((~curved).any(0).sum() if curved.ndim > 1 else (~curved).sum())
-    return f"an objective that is quadratic in every unknown (it is linear in {straight} of them)" if straight else ""
+    return lambda program, start, tolerance: run_box(program, reduction, box, straight, solve, start, tolerance)
 
 
 def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer:
     """Minimize F over the boxes of a batch, from ``data.start``."""
     answer = BoxAnswer.empty(data)
     rows = torch.arange(len(data.start), device=data.start.device)
-    x = y = data.clip_(data.start.clone())
-    age, beta = torch.ones_like(x[:, :1]), curvature.momentum
-    pulled = data.g / -curvature.largest
-    done, wait, polished, before = 0, 0 if bool(x.any()) else LONGEST_WAIT // 2, 0, torch.inf
+    x = data.clip_(data.start.clone())
+    y, age, beta = x.clone(), torch.ones_like(x[:, :1]), curvature.momentum
+    pulled, new, hinge = data.g / -curvature.largest, torch.empty_like(x), _room(curvature, x)
+    # A warm start of a program that takes long is first tried by an active-set step.
+    pause = POLISH_EVERY[curvature.W is not None]
+    polished = -pause if data.warm and beta is None else 0
+    done, wait, before = 0, 0 if data.warm else LONGEST_WAIT // 2, math.inf
     while len(rows):
         for _ in range(wait):
-            new = curvature.descend(y, pulled, data)
+            curvature.descend(y, pulled, data, new, hinge)
             if beta is None:
-                x, y, age = adapt(x, y, new, age)
+                new, (x, y, age) = x, adapt(x, y, new, age)
             else:
-                x, y = new, torch.lerp(x, new, 1 + beta)
+                torch.lerp(x, new, 1 + beta, out=y)
+                x, new = new, x
         done += wait
-        gradient, hinge = curvature.gradient(x, data)
-        if done - polished >= POLISH_EVERY[curvature.W is not None]:
-            x, y, age, gradient, hinge = _polish(curvature, data, x, y, age, gradient, hinge)
-            polished = done
-        excess = data.excess(x, gradient, hinge, tolerance)
-        good = excess <= 1
-        if done >= MAX_ITERATIONS:
-            good = torch.ones_like(good)
+        gradient, bent = curvature.gradient(x, data)
+        excess = data.excess(x, gradient, bent, tolerance)
+        if done - polished >= pause and bool((excess > 1).any()):
+            x, y, age, gradient, bent = _polish(curvature, data, x, y, age, gradient, bent)
+            excess, polished = data.excess(x, gradient, bent, tolerance), done
+        good = excess <= 1 if done < MAX_ITERATIONS else torch.ones_like(excess, dtype=torch.bool)
         if bool(good.any()):
-            answer.keep(rows, good, x, gradient, hinge, done)
+            answer.keep(rows, good, x, gradient, bent, done)
             rows, x, y, age, excess = pick_rows(~good, rows, x, y, age, excess)
             data = data.pick(~good)
-            pulled = data.g / -curvature.largest
-        wait, before = _wait(excess, before, wait)
+            pulled, new, hinge = data.g / -curvature.largest, torch.empty_like(x), _room(curvature, x)
+        wait, before = _wait(excess, before, wait, curvature.rate)
+        wait = min(wait, max(SHORTEST_WAIT, polished + pause - done))
     return answer
 
 
-def _wait(excess: Tensor, before: float, waited: int) -> tuple[int, float]:
-    """Iterations until the next check, from how fast the middle row came down since the last; and where it is now."""
+def _room(curvature: Curvature, x: Tensor) -> Tensor:
+    return x.new_empty(len(x), 0 if curvature.W is None else len(curvature.W))
+
+
+def _wait(excess: Tensor, before: float, waited: int, rate: float | None) -> tuple[int, float]:
+    """Iterations until the next check, from where most rows are now and how fast they come down; and where that is."""
     if not len(excess):
         return 0, before
-    now = float(excess.median())
-    if not 1 < now < before < torch.inf:
-        return SHORTEST_WAIT, now
-    left = waited * math.log(now) / math.log(before / now)
-    return int(min(max(left / 2, SHORTEST_WAIT), LONGEST_WAIT)), now
+    now = max(float(excess.quantile(0.75)), 1.0)
+    if rate is None:
+        if not 1 < now < before < math.inf:
+            return SHORTEST_WAIT, now
+        rate = 2 * math.log(before / now) / waited
+    return int(min(max(math.ceil(math.log(now) / rate) + 1, SHORTEST_WAIT), LONGEST_WAIT)), now
 
 
 def adapt(x: Tensor, y: Tensor, new: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One adaptive momentum update of every row; a row whose momentum points uphill starts afresh."""
+    """One adaptive momentum update of every row; a row whose momentum points uphill starts afresh. Overwrites y."""
     move = new - x
-    uphill = ((y - new) * move).sum(1, keepdim=True) > 0
+    uphill = torch.linalg.vecdot(y.sub_(new), move)[:, None] > 0
     age = torch.where(uphill, 1.0, age)
     older = (1 + torch.sqrt(1 + 4 * age**2)) / 2
-    return new, torch.addcmul(new, (age - 1) / older, move), older
+    return new, torch.addcmul(new, (age - 1) / older, move, out=y), older
 
 
 def _polish(

@@ -21,7 +21,6 @@ from .box_runner import BoxAnswer, BoxData, run_box
 from .conic_engine import ConicEngine, Runner, Start
 from .conic_program import ConicProgram, Points
 from .elimination import find_stages, reduce_program, too_large
-from .projected_gradient import uncurved
 from .recognition import find_box
 from .rows import pick_rows
 
@@ -43,14 +42,16 @@ def prepare(program: ConicProgram) -> Runner | str:
         return box
     if box.hinges is not None:
         return "bounds alone (this program has hinges)"
-    lacking = uncurved(reduction.P[..., box.columns[:, None], box.columns])
-    if lacking:
-        return lacking
+    if not bool(reduction.P.any()):
+        return "a quadratic objective"
 
     def run(program: ConicProgram, start: Start, tolerance: float) -> Points:
         again = reduction if program.shared else reduce_program(program, stages)
         H = again.P[..., box.columns[:, None], box.columns]
-        return run_box(program, again, box, lambda data, tolerance: minimize(H, data, tolerance), start, tolerance)
+        straight = H.diagonal(dim1=-2, dim2=-1) == 0
+        return run_box(
+            program, again, box, straight, lambda data, tolerance: minimize(H, data, tolerance), start, tolerance
+        )
 
     return run
 

@@ -40,8 +40,9 @@ CHUNK_ENTRIES, SMALLEST_CHUNK = 2**19, 256
 """Entries of the states of a chunk of rows, which stay in the cache of a processor; GPUs want larger ones."""
 CLEAR_RAY = 1e-6
 """A ray has to be at least this exact, however loose the tolerance."""
-STEADY = 0.9
-"""Rows whose steps shrink by more than this from check to check are on their way to a point."""
+STEADY, STILL = 0.9, 1e-12
+"""Rows whose steps shrink by more than this from check to check are on their way to a point; smaller steps, relative to
+the state, are rounding."""
 UNBALANCED, SMALLEST_RHO, LARGEST_RHO = 2.0, 1e-6, 1e6
 
 
@@ -100,10 +101,14 @@ def _begin(run: Run, places: Tensor, q: Tensor, b: Tensor, start: Start) -> Rows
         known = basis.lower(start["x"][places], start["y"][places], x0, rho)
         v = torch.where(known.isfinite(), known, v)
     rows = Rows(places, q, b, x0, g, h, v, rho, none + run.tolerance, none, none)
+    # What meets the tolerance as a point is none of these.
+    missed = b[:, : basis.equalities] - x0 @ basis.A[: basis.equalities].T
     y = torch.cat([-b[:, : basis.equalities] @ basis.contradictions, torch.zeros_like(h)], 1)
-    done = _settle(run, rows, torch.linalg.vecdot(b, y) < 0, q, y, INFEASIBLE, 0)
+    found = largest(missed) > run.tolerance * (1 + largest(b))
+    done = _settle(run, rows, found & (torch.linalg.vecdot(b, y) < 0), q, y, INFEASIBLE, 0)
     x = -(q @ basis.flat) @ basis.flat.T
-    done |= _settle(run, rows, ~done & (torch.linalg.vecdot(q, x) < 0), x, b, UNBOUNDED, 0)
+    found = largest(x) > run.tolerance * (1 + largest(q))
+    done |= _settle(run, rows, ~done & found & (torch.linalg.vecdot(q, x) < 0), x, b, UNBOUNDED, 0)
     return rows.pick(~done)
 
 
@@ -114,14 +119,16 @@ def _iterate(run: Run, rows: Rows, first: int, last: int) -> Rows:
     # An attempt of Newton steps costs about as much as this many iterations.
     wait = max(1, math.ceil(max(TOGETHER, 2 * unknowns**3 / max(1, basis.T.numel())) / CHECK_EVERY)) * CHECK_EVERY
     done = first
+    # A warm start may know the active set already, which programs without much curvature are long in finding.
+    early = CHECK_EVERY if run.warm and bool(basis.weak.any()) else 0
     while done < last and len(rows.places):
-        count = FIRST_CHECK if run.warm and not done else CHECK_EVERY - done % CHECK_EVERY
+        count = FIRST_CHECK if run.warm and done < 2 * FIRST_CHECK else CHECK_EVERY - done % CHECK_EVERY
         done += count
         before = rows.v.clone()
         _advance(basis, rows, count)
         rows = _points(run, _rays(run, rows, (rows.v - before) / count, done), done)
-        if done % wait == 0 and len(rows.places):
-            rows.v = improve(basis, rows.v, rows.g, rows.h, rows.rho, done // wait - 1)
+        if (done % wait == 0 or done == early) and len(rows.places):
+            rows.v = improve(basis, rows.v, rows.g, rows.h, rows.rho, max(0, done // wait - 1))
             rows = _points(run, rows, done)
     return rows
 
@@ -164,7 +171,7 @@ def _balance(rows: Rows, look: Look, done: int) -> None:
 def _rays(run: Run, rows: Rows, moved: Tensor, done: int) -> Rows:
     """Let the rows go whose steps have become rays: the part in K* of a step of v is one of y, the rest one of T c."""
     pace, basis = largest(moved), run.basis
-    steady = (pace > STEADY * rows.pace).nonzero()[:, 0]
+    steady = ((pace > STEADY * rows.pace) & (pace > STILL * (1 + largest(rows.v)))).nonzero()[:, 0]
     rows.pace = pace
     if not len(steady):
         return rows

@@ -9,6 +9,7 @@ import importlib.metadata
 import inspect
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -95,11 +96,81 @@ def test_the_import_law_itself(room: str, line: str, lawful: bool) -> None:
 def test_formulations_stay_light(tmp_path: Path) -> None:
     """A new process, because this one has long imported everything."""
     heavy = ("torch", "matplotlib", "sklearn", "typer")
-    program = f"import sys, {PACKAGE}.formulations; print([m for m in {heavy} if m in sys.modules])"
+    # cvxpy imports moreau where it is installed, and moreau imports torch.
+    program = f"""
+import sys
+sys.modules["moreau"] = None
+import {PACKAGE}.formulations
+print([m for m in {heavy} if m in sys.modules])
+"""
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
+
+
+# What is imported under another name than it is installed by.
+INSTALLED_AS = {"sklearn": "scikit-learn"}
+OPTIONAL = ("osqp", "moreau", "cvxpylayers")
+
+
+def requirement_names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w-]", requirement, maxsplit=1)[0] for requirement in requirements}
+
+
+def undeclared(source: str, room: str) -> list[str]:
+    """Imports of packages that `pip install convexblocks` need not bring."""
+    declared = requirement_names(PYPROJECT["project"]["dependencies"])
+    names = [name.split(".")[0] for _, name in imported_names(ast.parse(source), room)]
+    names = [name for name in names if name not in sys.stdlib_module_names and name not in (PACKAGE, "__future__")]
+    return sorted({name for name in names if INSTALLED_AS.get(name, name) not in declared})
+
+
+@pytest.mark.parametrize(("room", "path"), ALL_SOURCES)
+def test_imports_are_declared_dependencies(room: str, path: Path) -> None:
+    assert undeclared(path.read_text(encoding="utf-8"), room) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import joblib", []),
+        ("from sklearn.datasets import load_digits", []),
+        ("from .solution import Solution", []),
+        ("import moreau", ["moreau"]),
+        ("def later():\n    from osqp.interface import OSQP", ["osqp"]),
+    ],
+)
+def test_undeclared_imports_are_noticed(line: str, found: list[str]) -> None:
+    assert undeclared(line, "solvers") == found
+
+
+def test_optional_packages_are_extras() -> None:
+    """They are imported by name, through optional_package; a message that names an extra names one that exists."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources("solvers"))
+    asked = {name.split(".")[0] for name in re.findall(r'optional_package\("([\w.]+)"\)', text)}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert asked == set(OPTIONAL)
+    assert all(requirement_names(extras[name]) == {name} for name in OPTIONAL)
+    assert set(re.findall(rf"{PACKAGE}\[(\w+)\]", text)) <= set(extras)
+
+
+def test_optional_packages_are_not_needed(tmp_path: Path) -> None:
+    """A new process that has none of them, whatever is installed: it solves, and imports none."""
+    program = f"""
+import sys
+sys.modules |= dict.fromkeys({OPTIONAL})
+import cvxpy as cp
+from {PACKAGE}.solvers import CONIC_ENGINES, solve_problem
+x, p = cp.Variable((2, 2), name="x", symmetric=True), cp.Parameter((2, 2), name="p", symmetric=True)
+problem = cp.Problem(cp.Minimize(cp.norm(x - p, "nuc")), [x >> 0])
+print(solve_problem(problem, {{"p": [[1.0, 0.0], [0.0, 2.0]]}}).require_solved().engine)
+print([name for name in {OPTIONAL} if sys.modules[name] is not None])
+"""
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["clarabel", "[]"]
 
 
 def distribution() -> importlib.metadata.Distribution:

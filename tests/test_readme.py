@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,18 @@ def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for line, body in blocks:
         # Blank lines in front make a traceback name the line of README.md.
         exec(compile("\n" * (line - 1) + body, str(README), "exec"), namespace)
+
+
+def test_extras_exist() -> None:
+    pyproject = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    named = {extra for names in re.findall(r'"\.\[([\w,]+)\]"', TEXT) for extra in names.split(",")}
+    assert {"test", "moreau"} <= named <= set(pyproject["project"]["optional-dependencies"])
+
+
+def test_links_within_the_page_lead_to_headings() -> None:
+    headings = re.findall(r"^#+ (.+)$", TEXT, flags=re.MULTILINE)
+    places = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= places
 
 
 def test_links_into_the_checkout_lead_somewhere() -> None:

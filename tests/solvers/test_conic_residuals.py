@@ -339,6 +339,17 @@ RAYS = {
         linear(0.0, [[1.0, 2.0], [2.0, 1.0]], [[-1.0, 0.0], [0.0, -1.0]], [[0.0, 0.0]], Cones(0, 0, (2,))),
         UNBOUNDED, [1.0, -1.0], [[1.0, 1.0], [1.0, -2.0], [-1.0, -1.0]],
     ),
+    # minimize b or a, |a| <= 5: no variable stands in the row of the radius, and the ray is right to rounding
+    "constant radius": Rays(
+        linear(0.0, [[0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [-1.0, 0.0]], [[5.0, 0.0]], Cones(0, 0, (2,))),
+        UNBOUNDED, [1e-10, -1.0], [[1.0, -1.0], [0.0, 1.0]],
+    ),
+    # minimize -x or x, x times a definite matrix with a zero in it: its projection moves the zero by rounding
+    "constant entry": Rays(
+        linear(0.0, [[-1.0], [1.0]], [[-1.0], [-0.5 * 2**0.5], [-1.0], [0.0], [-0.3 * 2**0.5], [-1.0]], [[0.0] * 6],
+               Cones(semidefinite=(3,))),
+        UNBOUNDED, [1.0], [[-1.0]],
+    ),
     # minimize x^2 - x: the quadratic stops the fall
     "curved": Rays(
         linear(2.0, [[-1.0, -1.0], [1.0, 1.0]], [[-1.0, 0.0]], [[0.0]], Cones(0, 1)), NOTHING, [1.0, 1.0], [[1.0, 0.0]]
