@@ -164,7 +164,11 @@ def _check(problem: cp.Problem) -> None:
     why = explain_not_dcp(problem) or explain_not_dpp(problem)
     if why:
         raise NotDisciplinedError(why)
+    if not problem.variables():
+        raise UsageError("the problem has no variables; expected at least one.")
     for leaf in (*problem.variables(), *problem.parameters()):
+        if len(leaf.shape) > 2 and any(leaf.attributes.get(name) for name in ("symmetric", "PSD", "NSD")):
+            raise UsageError(f"{leaf.name()!r} is a stack of symmetric matrices; expected one matrix: use the batch axis.")
         for attribute in ("boolean", "integer", "complex", "imag", "hermitian"):
             if leaf.attributes.get(attribute):
                 raise UsageError(f"{leaf.name()!r} is {attribute}; expected a continuous real program.")

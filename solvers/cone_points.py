@@ -74,7 +74,7 @@ def onto_second_order(points: Tensor) -> Tensor:
 def onto_semidefinite(points: Tensor, order: int) -> Tensor:
     """Projection onto positive semidefinite matrices; the last axis holds the scaled upper triangle by columns."""
     columns, rows = torch.tril_indices(order, order, device=points.device)
-    scale = torch.where(rows == columns, 1.0, 0.5**0.5).to(points.dtype)
+    scale = torch.where(rows == columns, points.new_tensor(1.0), points.new_tensor(0.5).sqrt())
     matrices = points.new_zeros(*points.shape[:-1], order, order)
     matrices[..., rows, columns] = points * scale
     matrices[..., columns, rows] = points * scale
@@ -88,22 +88,30 @@ def into_exponential(points: Tensor) -> Tensor:
     """A near point of the cone of (x, y, z) with y > 0, y exp(x / y) <= z, and its closure."""
     x, y, z = points.unbind(-1)
     face = torch.stack([x.clamp(max=0), torch.zeros_like(y), z.clamp(min=0)], -1)
+    # Logarithms apart: a quotient of a tiny y overflows.
+    inside = y >= TINY
     within = y.clamp_min(TINY)
-    higher = torch.stack([x, y, torch.maximum(z, y * torch.exp((x / within).clamp(max=700)))], -1)
-    lower = torch.stack([torch.minimum(x, y * torch.log(z.clamp_min(TINY) / within)), y, z], -1)
-    inside = y > 0
-    return _closest(points, (face, torch.ones_like(inside)), (higher, inside), (lower, inside & (z > 0)))
+    least = torch.exp(within.log() + x / within)
+    higher = torch.stack([x, y, torch.maximum(z, least)], -1)
+    lower = torch.stack([torch.minimum(x, y * (z.clamp_min(TINY).log() - within.log())), y, z], -1)
+    return _closest(
+        points, (face, torch.ones_like(inside)), (higher, inside & least.isfinite()), (lower, inside & (z >= TINY))
+    )
 
 
 def into_dual_exponential(points: Tensor) -> Tensor:
     """A near point of the dual cone: (u, v, w) with u < 0, -u exp(v / u - 1) <= w, and its closure."""
     u, v, w = points.unbind(-1)
     face = torch.stack([torch.zeros_like(u), v.clamp(min=0), w.clamp(min=0)], -1)
+    inside = u <= -TINY
     below = u.clamp(max=-TINY)
-    higher = torch.stack([u, v, torch.maximum(w, -u * torch.exp((v / below - 1).clamp(max=700)))], -1)
-    later = torch.stack([u, torch.maximum(v, u * (1 + torch.log(w.clamp_min(TINY) / -below))), w], -1)
-    inside = u < 0
-    return _closest(points, (face, torch.ones_like(inside)), (higher, inside), (later, inside & (w > 0)))
+    size = (-below).log()
+    least = torch.exp(size + v / below - 1)
+    higher = torch.stack([u, v, torch.maximum(w, least)], -1)
+    later = torch.stack([u, torch.maximum(v, u * (1 + w.clamp_min(TINY).log() - size)), w], -1)
+    return _closest(
+        points, (face, torch.ones_like(inside)), (higher, inside & least.isfinite()), (later, inside & (w >= TINY))
+    )
 
 
 def into_power(points: Tensor, exponents: Tensor, *, dual: bool = False) -> Tensor:

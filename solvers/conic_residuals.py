@@ -70,8 +70,20 @@ def _unbounded(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) ->
     slack = -program.A.times(x)
     outside, curved = (slack - into_cone(slack, program.cones)).abs(), program.P.times(x).abs()
     small = torch.maximum(_largest(curved), _largest(outside)) <= tolerance * fall
-    cancels = _cancels(outside, program.A.sizes(0), x, tolerance) & _cancels(curved, program.P.sizes(0), x, tolerance)
+    sizes = _by_cone(program.A.sizes(0), program.cones)
+    cancels = _cancels(outside, sizes, x, tolerance) & _cancels(curved, program.P.sizes(0), x, tolerance)
     return (fall > 0) & small & cancels
+
+
+def _by_cone(sizes: Tensor, cones: Cones) -> Tensor:
+    """The rows of a curved cone move together: each takes the largest size of its cone."""
+    triangles = [order * (order + 1) // 2 for order in cones.semidefinite]
+    lengths = [*cones.second_order, *triangles, *[3] * (cones.exponential + len(cones.power))]
+    first = cones.zero + cones.nonnegative
+    parts = [sizes[:, :first]]
+    for part in sizes[:, first:].split(lengths, dim=1) if lengths else ():
+        parts.append(part.amax(1, keepdim=True).expand_as(part))
+    return torch.cat(parts, dim=1)
 
 
 def _cancels(left: Tensor, sizes: Tensor, ray: Tensor, tolerance: float) -> Tensor:

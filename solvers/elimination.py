@@ -25,8 +25,6 @@ from .shared_matrix import span
 
 MOST_ENTRIES = 4_000_000
 """Largest product of rows and columns of a program that is held densely."""
-MOST_FILL = 4
-"""A substitution into other rows may at most multiply the nonzeros by this."""
 SMALLEST_PIVOT = 1e-3
 """Relative to the largest coefficient of its row: below it a definition is not solved for its variable."""
 
@@ -194,9 +192,8 @@ def _definitions(pattern: np.ndarray, fixed: np.ndarray, equalities: int, linear
         (pattern[:equalities].sum(0) == 1) & (uses <= 2) & (pattern[equalities:][~wide].sum(0) == 0)
         & (pattern[linear:].sum(0) == 0)
     )  # fmt: skip
-    chosen = _one_for_each_row(pattern, fixed, equalities, allowed)
-    fill = sum(int(pattern[row].sum()) * int(uses[column]) for row, column in chosen)
-    return chosen if fill <= MOST_FILL * int(pattern.sum()) else []
+    # At most two uses each: a substitution adds at most twice the entries of the definitions.
+    return _one_for_each_row(pattern, fixed, equalities, allowed)
 
 
 def _one_for_each_row(

@@ -21,7 +21,7 @@ DENSE_SHARE = 0.25
 
 @dataclass(frozen=True)
 class OwnEntries:
-    """Entries that every instance of a batch has of its own.
+    """Entries that every instance of a batch has of its own, at distinct places.
 
     Attributes
     ----------

@@ -57,6 +57,8 @@ def find_recoveries(
     leaves = {variable.name(): variable for variable in problem.variables()}
     for side, (recoveries, answer) in enumerate(((values, x), (duals, y))):
         for name, recovery in recoveries.items():
+            if recovery.places.max(initial=0) >= len(answer) or recovery.places.min(initial=0) < 0:
+                raise unknown_form(f"the value of {name!r} is no selection of its entries")
             ours = (recovery.coefficients * answer[recovery.places]).reshape(recovery.shape)
             known = [ours] if side else [ours, plain_array(leaves[name].project(ours))]
             # cvxpy may move a value into the range of its variable's attributes.
