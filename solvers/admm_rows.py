@@ -98,11 +98,12 @@ class Look:
         dots = torch.stack([torch.linalg.vecdot(*pair) for pair in pairs])
         gap = dots.sum(0).abs() / (1 + dots.abs().amax(0))
         residual = torch.maximum(torch.maximum(primal, largest(curved + rows.q + pulled) / (1 + sizes)), gap)
-        # What is left of  p c + g + T'y = 0  is relative to T'y alone: where there is much curvature, p c and g cancel
-        # however wrong y is.
-        sent, pull = rows.h - basis.scales * slack[:, first:], pushed @ basis.directions
-        dual = largest(basis.p * c + rows.g + pull) / largest(pull)
-        off = largest(sent - z) / torch.maximum(largest(sent), largest(z)) / dual
+        # What is left of  p c + g + T'y = 0 . Where there is much curvature, p c and g cancel however wrong y is, and the
+        # residuals alone say little: rho y and z are to be of one size as well.
+        sent, pull, bent = rows.h - basis.scales * slack[:, first:], pushed @ basis.directions, basis.p * c
+        dual = largest(bent + rows.g + pull) / torch.maximum(torch.maximum(largest(pull), largest(rows.g)), largest(bent))
+        size = torch.maximum(largest(sent), largest(z))
+        off = largest(sent - z) / size / dual * (largest(rows.v - z) / size)
         return Look(z, x, y, residual, off.nan_to_num(1, 1, 1))
 
 

@@ -5,15 +5,16 @@ What does not vary over the batch stays unbatched: sharing is what the fast engi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .shared_matrix import SharedMatrix
+from .shared_matrix import SharedMatrix, span
 
 DENSE_SHARE = 0.25
 """A block with at least this share of nonzeros is multiplied densely."""
@@ -28,12 +29,15 @@ class OwnEntries:
     rows, columns : Tensor of int64, shape (entries,)
     values : Tensor, shape (batch, entries)
     shape : tuple of int
+    layouts : dict
+        What is found out about the pattern; entries of one pattern may share it.
     """
 
     rows: Tensor
     columns: Tensor
     values: Tensor
     shape: tuple[int, int]
+    layouts: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def times(self, x: Tensor) -> Tensor:
         """Every instance's entries times its own row of x."""
@@ -54,16 +58,37 @@ class OwnEntries:
     @cached_property
     def _block(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """A dense block (batch, columns, rows), where the entries fill one."""
-        rows, row_places = self.rows.unique(return_inverse=True)
-        columns, column_places = self.columns.unique(return_inverse=True)
-        places = column_places * len(rows) + row_places
+        if "whole" not in self.layouts:
+            rows, row_places = self.rows.unique(return_inverse=True)
+            columns, column_places = self.columns.unique(return_inverse=True)
+            self.layouts["whole"] = rows, columns, span(column_places * len(rows) + row_places)
+        rows, columns, places = self.layouts["whole"]
         count = len(rows) * len(columns)
-        if not count or len(places) < DENSE_SHARE * count:
+        if not count or self.values.shape[1] < DENSE_SHARE * count:
             return None
-        if len(places) == count and bool((torch.diff(places) == 1).all()):
+        if isinstance(places, slice) and self.values.shape[1] == count:
             return self.values.reshape(-1, len(columns), len(rows)), rows, columns
-        block = self.values.new_zeros(len(self.values), count).index_copy_(1, places, self.values)
+        block = self.values.new_zeros(len(self.values), count)
+        block[:, places] = self.values
         return block.reshape(-1, len(columns), len(rows)), rows, columns
+
+    def inside(self, rows: Tensor, columns: Tensor) -> tuple[Tensor | None, Tensor, bool]:
+        """Which entries are in the block of some rows and columns (None: all), and where; and whether they fill it.
+
+        Places go by columns where the entries fill the block in that order, else by rows.
+        """
+        key = id(rows), id(columns)
+        if key not in self.layouts:
+            down, across = _places(self.rows, rows, self.shape[0]), _places(self.columns, columns, self.shape[1])
+            chosen = (down >= 0) & (across >= 0)
+            down, across = down[chosen], across[chosen]
+            by_columns = across * len(rows) + down
+            filled = len(down) == len(rows) * len(columns) and isinstance(span(by_columns), slice)
+            every = None if bool(chosen.all()) else chosen.nonzero()[:, 0]
+            # The index tensors are kept with what was found, so that their identity stays theirs.
+            self.layouts[key] = (rows, columns), (every, by_columns if filled else down * len(columns) + across, filled)
+        found: tuple[Tensor | None, Tensor, bool] = self.layouts[key][1]
+        return found
 
 
 @dataclass(frozen=True)
@@ -122,25 +147,25 @@ class Matrix:
 
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The dense block of some rows and columns; (batch, rows, columns) only where entries of it vary."""
-        places = [_places(part.rows, rows, self.shape[0]) for part in self._parts]
-        others = [_places(part.columns, columns, self.shape[1]) for part in self._parts]
-        inside = (places[0] >= 0) & (others[0] >= 0)
+        down = _places(self.common.rows, rows, self.shape[0])
+        across = _places(self.common.columns, columns, self.shape[1])
+        inside = (down >= 0) & (across >= 0)
         common = self.common.values.new_zeros(len(rows), len(columns)).index_put(
-            (places[0][inside], others[0][inside]), self.common.values[inside], accumulate=True
+            (down[inside], across[inside]), self.common.values[inside], accumulate=True
         )
         if self.own is None:
             return common
-        inside = (places[1] >= 0) & (others[1] >= 0)
-        if not bool(inside.any()):
+        chosen, places, filled = self.own.inside(rows, columns)
+        if not len(places):
             return common
-        own = self.own.values if bool(inside.all()) else self.own.values[:, inside]
-        down = others[1][inside] * len(rows) + places[1][inside]
-        if len(down) == common.numel() and bool((torch.diff(down) == 1).all()) and not bool(common.any()):
+        own = self.own.values if chosen is None else self.own.values[:, chosen]
+        if filled and not bool(common.any()):
             # They are the block, column by column: a view, where copies of every instance's matrix would cost most.
             return own.reshape(-1, len(columns), len(rows)).mT
-        flat = places[1][inside] * len(columns) + others[1][inside]
+        if filled:
+            return own.reshape(-1, len(columns), len(rows)).mT + common
         made = common.reshape(1, -1).repeat(len(own), 1)
-        return made.index_add_(1, flat, own).reshape(-1, len(rows), len(columns))
+        return made.index_add_(1, places, own).reshape(-1, len(rows), len(columns))
 
     @property
     def _parts(self) -> list[SharedMatrix | OwnEntries]:
@@ -150,7 +175,7 @@ class Matrix:
         """The matrices of some instances."""
         if self.own is None:
             return self
-        own = OwnEntries(self.own.rows, self.own.columns, self.own.values[places], self.shape)
+        own = OwnEntries(self.own.rows, self.own.columns, self.own.values[places], self.shape, self.own.layouts)
         return Matrix(self.common, own)
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

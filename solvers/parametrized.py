@@ -7,7 +7,8 @@ that is computed, and kept, for every instance.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ class BatchedMap:
     rows: Tensor
     scatter: SharedMatrix
     single: tuple[slice | Tensor, Tensor | None] | None
+    layouts: dict[Any, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(affine: Affine, batched: np.ndarray, device: torch.device) -> BatchedMap:
@@ -158,7 +160,7 @@ def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:
         return Matrix(common)
     places = torch.as_tensor(part.places, device=common.values.device)
     rows, columns = common.rows[places], common.columns[places]
-    return Matrix(common, OwnEntries(rows, columns, part.varying(vector), common.shape))
+    return Matrix(common, OwnEntries(rows, columns, part.varying(vector), common.shape, part.layouts))
 
 
 def _vector(common: Tensor, part: BatchedMap, vector: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from .problem_batch import Batch, check_batch
 from .solution import Solution
 from .warm_starts import check_ids, recall, remember
 
-CHUNK_ENTRIES = 2**18, 2**20
+CHUNK_ENTRIES = 2**17, 2**20
 """Entries of the vectors, and of own matrices, of the instances solved together: what a processor's caches hold."""
 LEAST_ROWS, MOST_ROWS = 64, 4096
 DEVICE_ENTRIES = 2**24

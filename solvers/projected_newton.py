@@ -2,7 +2,7 @@
 
     minimize    1/2 x'H_i x + g_i'x        over   lower <= x <= upper
 
-An iteration is a projected gradient step with the length 1 / |H_i| (largest row sum), which finds out what is held at a
+An iteration is a projected gradient step with the length 1 / |H_i| (Frobenius norm), which finds out what is held at a
 bound, and a Newton step on the rest, projected and halved until the objective falls. The first alone converges; with
 the second the iterations end, in exact arithmetic, once the right unknowns are held: mostly after three or four.
 
@@ -26,6 +26,8 @@ from .rows import pick_rows
 
 MAX_ITERATIONS = 200
 SHORTEST_STEP = 1e-4
+KEPT_SHARE = 0.6
+"""Share of open rows below which the others leave the batch."""
 
 
 def prepare(program: ConicProgram) -> Runner | str:
@@ -47,7 +49,8 @@ def prepare(program: ConicProgram) -> Runner | str:
 
     def run(program: ConicProgram, start: Start, tolerance: float) -> Points:
         again = reduction if program.shared else reduce_program(program, stages)
-        H = again.P[..., box.columns[:, None], box.columns]
+        every = len(box.columns) == again.P.shape[-1]
+        H = again.P if every else again.P[..., box.columns[:, None], box.columns]
         straight = H.diagonal(dim1=-2, dim2=-1) == 0
         return run_box(
             program, again, box, straight, lambda data, tolerance: minimize(H, data, tolerance), start, tolerance
@@ -60,18 +63,21 @@ def minimize(H: Tensor, data: BoxData, tolerance: float) -> BoxAnswer:
     """Minimize over the boxes of a batch, from ``data.start``; H is (n, n) or (batch, n, n)."""
     answer = BoxAnswer.empty(data)
     rows = torch.arange(len(data.start), device=data.start.device)
-    length = H.abs().sum(-1).amax(-1).clamp_min(1e-300).reshape(-1, 1).expand(len(rows), 1)
+    length = torch.linalg.vector_norm(H, dim=(-2, -1)).clamp_min(1e-300).reshape(-1, 1).expand(len(rows), 1)
     x = data.clip_(data.start.clone())
     gradient = _times(H, x) + data.g
+    left = torch.ones_like(rows, dtype=torch.bool)
     for done in range(MAX_ITERATIONS + 1):
-        excess = data.excess(x, gradient, None, tolerance)
-        good = excess <= 1 if done < MAX_ITERATIONS else torch.ones_like(excess, dtype=torch.bool)
+        good = left & ((data.excess(x, gradient, None, tolerance) <= 1) | (done == MAX_ITERATIONS))
         if bool(good.any()):
             answer.keep(rows, good, x, gradient, None, done)
-            rows, x, gradient, length = pick_rows(~good, rows, x, gradient, length)
-            data, H = data.pick(~good), H if H.ndim == 2 else H[~good]
-        if not len(rows):
-            break
+            left = left & ~good
+            if not bool(left.any()):
+                break
+        if int(left.sum()) < KEPT_SHARE * len(left):
+            # Not sooner: to leave rows out is to copy the matrices of the others.
+            data, H = data.pick(left), H if H.ndim == 2 else H[left]
+            rows, x, gradient, length, left = pick_rows(left, rows, x, gradient, length, left)
         x = data.clip_(x - gradient / length)
         gradient = _times(H, x) + data.g
         x, gradient = _newton(H, data, x, gradient)
