@@ -18,8 +18,9 @@ A peer on the "reduced" form got it for nothing. The figures say, beside what th
 taking the definitions out is charged to such peers: where every instance has matrices of its own, that is a part of
 solving it, and our times contain it.
 
-Needs the extra `benchmark` (OSQP). Other peers are taken where they are installed: moreau, cvxpylayers, diffcp,
-proxsuite, piqp, qpth.
+Needs the extra `benchmark`, which brings osqp, moreau, cvxpylayers (with diffcp), piqp and proxsuite; one that is not
+installed is left out. qpth is no part of it: it asks for numpy < 2, though it runs with newer ones, so that it is
+installed by `pip install --no-deps qpth`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from .batched_models import MODELS, fenchel
 
 SIZES = (1_000, 10_000, 100_000)
 WIDTHS = (64, 128, 256, 512)
-ROWS = 1024
+ROWS = 256
+"""About as many as `solve_problem` gives an engine at a time."""
 MOST_MEMORY, MOST_GROWTH, LEAST_SHARE = 4.0, 1.3, 0.7
 
 

@@ -39,8 +39,8 @@ ENOUGH = 0.9
 """Share of the distance to which steps have to come down."""
 HARD = 1e-6
 """Eigenvalues d below it count as zero."""
-GROUP_ENTRIES, SMALLEST_GROUP = 2**19, 8
-"""Entries of the linear systems that are solved together, which stay in the cache of a processor."""
+GROUP_ENTRIES = 2**19
+"""Entries of the linear systems that are solved together, which stay in the cache of a processor; GPUs want more."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def improve(basis: Basis, v: Tensor, g: Tensor, h: Tensor, rho: Tensor, attempt:
     best, least = v.clone(), ENOUGH * first
     # Rows with few entries in the system come together, so that little is padded.
     held, order = basis.within(v, h).ne(v).sum(1).sort()
-    size = int(basis.weak.sum()) + int(held[-1])
-    for group in order.split(max(SMALLEST_GROUP, GROUP_ENTRIES // max(1, size**2))):
+    entries = max(1, (int(basis.weak.sum()) + int(held[-1])) ** 2, 0 if basis.cones.linear else basis.T.numel())
+    for group in order.split(max(1, (GROUP_ENTRIES if v.device.type == "cpu" else 64 * GROUP_ENTRIES) // entries)):
         live, at = group, v[group]
         for _ in range(STEPS):
             at = _step(basis, at, g[live], h[live], rho[live], amount)
@@ -171,7 +171,8 @@ def _solve(basis: Basis, turned: Turned, c: Tensor, g: Tensor, amount: float) ->
     system = g.new_zeros(len(g), size + places.shape[1], size + places.shape[1])
     if size < len(weak):
         strong, compliance = basis.compliance
-        system[:, size:, size:] = compliance[places[:, :, None], places[:, None]] * -(real[:, :, None] & real[:, None]).to(g)
+        among = compliance[places[:, :, None], places[:, None]]
+        system[:, size:, size:] = torch.where(real[:, :, None] & real[:, None], -among, 0.0)
         sides += torch.gather(g[:, ~weak] @ strong.T, 1, places) * real
     pull = g[:, weak]
     if turned.stiffness is not None:

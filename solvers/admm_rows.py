@@ -69,7 +69,7 @@ class Look:
     residual : Tensor, shape (rows,)
         The largest of its residuals, see `conic_residuals`.
     off : Tensor, shape (rows,)
-        Primal residual over dual residual, both of the iteration and relative to their terms.
+        How much the square of rho is too small.
     """
 
     z: Tensor
@@ -98,12 +98,12 @@ class Look:
         dots = torch.stack([torch.linalg.vecdot(*pair) for pair in pairs])
         gap = dots.sum(0).abs() / (1 + dots.abs().amax(0))
         residual = torch.maximum(torch.maximum(primal, largest(curved + rows.q + pulled) / (1 + sizes)), gap)
-        # What is left of  p c + g + T'y = 0 . Where there is much curvature, p c and g cancel however wrong y is, and the
-        # residuals alone say little: rho y and z are to be of one size as well.
+        # The rest of  p c + g + T'y = 0  against that of  T c = z, and y / rho against z: with much curvature, p c and
+        # g cancel however wrong y is, and residuals alone say little.
         sent, pull, bent = rows.h - basis.scales * slack[:, first:], pushed @ basis.directions, basis.p * c
-        dual = largest(bent + rows.g + pull) / torch.maximum(torch.maximum(largest(pull), largest(rows.g)), largest(bent))
+        sizes = torch.maximum(torch.maximum(largest(pull), largest(rows.g)), largest(bent))
         size = torch.maximum(largest(sent), largest(z))
-        off = largest(sent - z) / size / dual * (largest(rows.v - z) / size)
+        off = largest(sent - z) / size * sizes / largest(bent + rows.g + pull) * (largest(rows.v - z) / size)
         return Look(z, x, y, residual, off.nan_to_num(1, 1, 1))
 
 

@@ -29,10 +29,14 @@ class BoxData:
     start : Tensor, shape (rows, n)
     constant : Tensor, shape (rows,)
         Objective of the whole program minus F.
+    weight : Tensor, shape (rows,)
+        Largest entry of g, in size.
     has_lower, has_upper : bool
         Whether any bound is finite on that side.
     bounded, boxed : bool
         Whether all lower bounds are finite; whether all bounds are.
+    floor : float or None
+        The lower bound, where all have the same finite one: clipping at a number is quicker.
     warm : bool
         Whether the start is an earlier answer.
     """
@@ -43,15 +47,19 @@ class BoxData:
     upper: Tensor
     start: Tensor
     constant: Tensor
+    weight: Tensor
     has_lower: bool
     has_upper: bool
     bounded: bool
     boxed: bool
+    floor: float | None
     warm: bool
 
     def clip_(self, x: Tensor) -> Tensor:
         """Move x into the box, in place."""
-        if self.has_lower:
+        if self.floor is not None:
+            x.clamp_(min=self.floor)
+        elif self.has_lower:
             torch.maximum(x, self.lower, out=x)
         if self.has_upper:
             torch.minimum(x, self.upper, out=x)
@@ -65,8 +73,8 @@ class BoxData:
 
         return BoxData(
             self.g[keep], None if self.w is None else rows(self.w), rows(self.lower), rows(self.upper),
-            self.start[keep], self.constant[keep], self.has_lower, self.has_upper, self.bounded, self.boxed,
-            self.warm,
+            self.start[keep], self.constant[keep], self.weight[keep], self.has_lower, self.has_upper, self.bounded,
+            self.boxed, self.floor, self.warm,
         )  # fmt: skip
 
     def free(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -75,7 +83,10 @@ class BoxData:
 
     def objective(self, x: Tensor, gradient: Tensor, hinge: Tensor | None) -> Tensor:
         """F at x, given its gradient and (W x + w)_+ there."""
-        value = torch.linalg.vecdot(x, gradient + self.g) / 2
+        return self._objective(x, torch.linalg.vecdot(x, gradient), hinge)
+
+    def _objective(self, x: Tensor, slope: Tensor, hinge: Tensor | None) -> Tensor:
+        value = (slope + torch.linalg.vecdot(x, self.g)) / 2
         return value if hinge is None or self.w is None else value + torch.linalg.vecdot(hinge, self.w) / 2
 
     def excess(self, x: Tensor, gradient: Tensor, hinge: Tensor | None, tolerance: float) -> Tensor:
@@ -85,26 +96,26 @@ class BoxData:
         complementarity. The whole program measures it relative to 1 + max(|x'Px|, |q'x|, |b'y|), which is at least
         1 + 2/3 of its objective's size.
         """
-        gap, left = self._complementarity(x, gradient)
-        size = (self.objective(x, gradient, hinge) + self.constant).abs() * (2 / 3)
+        slope = torch.linalg.vecdot(x, gradient)
+        gap, left = self._complementarity(x, gradient, slope)
+        size = (self._objective(x, slope, hinge) + self.constant).abs() * (2 / 3)
         excess = gap / (1 + size)
         if not self.boxed:
-            scale = torch.maximum(self.g.abs().amax(1), (gradient - self.g).abs().amax(1))
-            excess = torch.maximum(excess, left / (1 + scale))
+            excess = torch.maximum(excess, left / (1 + self.weight))
         return excess / (MARGIN * tolerance)
 
-    def _complementarity(self, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The gap, and the largest part of the gradient that no bound takes."""
+    def _complementarity(self, x: Tensor, gradient: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """The gap, and the largest part of the gradient that no bound takes; `slope` is x'gradient."""
         if not self.has_upper and self.bounded:
-            gap = torch.linalg.vecdot(gradient, x) - torch.linalg.vecdot(gradient.clamp(min=0), self.lower)
-            return gap.abs(), -gradient.amin(1).clamp_(max=0)
+            held = 0.0 if self.floor == 0 else torch.linalg.vecdot(gradient.clamp(min=0), self.lower)
+            return (slope - held).abs(), -gradient.amin(1).clamp_(max=0)
         edge = torch.where(gradient > 0, self.lower, self.upper)
         if self.boxed:
-            return torch.linalg.vecdot(gradient, x - edge), x.new_zeros(len(x))
+            return slope - torch.linalg.vecdot(gradient, edge), x.new_zeros(len(x))
         # What no bound takes is left in the dual residual r, and x'r in the gap.
         unbounded = edge.isinf()
-        gap = (gradient * torch.where(unbounded, x, x - edge)).sum(1)
-        return gap.abs(), torch.where(unbounded, gradient.abs(), 0).amax(1)
+        held = (gradient * torch.where(unbounded, 0.0, edge)).sum(1)
+        return (slope - held).abs(), torch.where(unbounded, gradient.abs(), 0).amax(1)
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,8 @@ def box_data(box: Box, start: Start, q: Tensor, b: Tensor, constant: Tensor) -> 
     first = start["x"] if "x" in start else torch.zeros_like(g)
     finite = lower.isfinite(), upper.isfinite()
     return BoxData(
-        g, box.shift(q, b), lower, upper, first, constant,
+        g, box.shift(q, b), lower, upper, first, constant, torch.maximum(g.amax(1), -g.amin(1)),
         bool(finite[0].any()), bool(finite[1].any()), bool(finite[0].all()), bool(finite[0].all() and finite[1].all()),
+        float(lower[0, 0]) if lower.numel() and bool((lower == lower[0, 0]).all() & finite[0].all()) else None,
         "x" in start,
     )  # fmt: skip

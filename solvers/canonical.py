@@ -168,7 +168,7 @@ def _check(problem: cp.Problem) -> None:
         raise UsageError("the problem has no variables; expected at least one.")
     for leaf in (*problem.variables(), *problem.parameters()):
         if len(leaf.shape) > 2 and any(leaf.attributes.get(name) for name in ("symmetric", "PSD", "NSD")):
-            raise UsageError(f"{leaf.name()!r} is a stack of symmetric matrices; expected one matrix: use the batch axis.")
+            raise UsageError(f"{leaf.name()!r} is a stack of symmetric matrices; expected a single matrix.")
         for attribute in ("boolean", "integer", "complex", "imag", "hermitian"):
             if leaf.attributes.get(attribute):
                 raise UsageError(f"{leaf.name()!r} is {attribute}; expected a continuous real program.")

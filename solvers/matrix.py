@@ -126,7 +126,7 @@ class Matrix:
         return product if self.own is None else product + self.own.transposed_times(y)
 
     def sizes(self, dim: int) -> Tensor:
-        """Largest size of an entry of every row (dim 0) or column (dim 1): (batch, length), or (1, length) if shared."""
+        """Largest size of an entry in every row (dim 0) or column (dim 1); (1, length) where the batch shares it."""
         part = "rows" if dim == 0 else "columns"
         found = self.common.values.new_zeros(1, self.shape[dim])
         found = found.scatter_reduce(1, getattr(self.common, part)[None], self.common.values.abs()[None], "amax")

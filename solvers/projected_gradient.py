@@ -28,8 +28,10 @@ from .elimination import find_stages, reduce_program, too_large
 from .recognition import find_box
 from .rows import pick_rows
 
-SHORTEST_WAIT, LONGEST_WAIT = 4, 24
+SHORTEST_WAIT, LONGEST_WAIT = 3, 32
 """Iterations between two checks of the stopping test."""
+KEPT_SHARE = 0.6
+"""Share of open rows below which the others leave the batch: to leave rows out is to copy the others."""
 POLISH_EVERY = (20, 400)
 """Iterations between active-set steps, without and with hinges, whose second derivatives cost more."""
 MAX_ITERATIONS = 5_000
@@ -155,8 +157,10 @@ def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer
     # A warm start of a program that takes long is first tried by an active-set step.
     pause = POLISH_EVERY[curvature.W is not None]
     polished = -pause if data.warm and beta is None else 0
-    done, wait, before = 0, 0 if data.warm else LONGEST_WAIT // 2, math.inf
-    while len(rows):
+    done, before = 0, math.inf
+    wait = 0 if data.warm else min(_first_wait(tolerance, curvature.rate), pause)
+    left = torch.ones_like(rows, dtype=torch.bool)
+    while True:
         for _ in range(wait):
             curvature.descend(y, pulled, data, new, hinge)
             if beta is None:
@@ -167,18 +171,25 @@ def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer
         done += wait
         gradient, bent = curvature.gradient(x, data)
         excess = data.excess(x, gradient, bent, tolerance)
-        if done - polished >= pause and bool((excess > 1).any()):
+        if done - polished >= pause and bool((excess[left] > 1).any()):
             x, y, age, gradient, bent = _polish(curvature, data, x, y, age, gradient, bent)
             excess, polished = data.excess(x, gradient, bent, tolerance), done
-        good = excess <= 1 if done < MAX_ITERATIONS else torch.ones_like(excess, dtype=torch.bool)
+        good = left & ((excess <= 1) | (done >= MAX_ITERATIONS))
         if bool(good.any()):
             answer.keep(rows, good, x, gradient, bent, done)
-            rows, x, y, age, excess = pick_rows(~good, rows, x, y, age, excess)
-            data = data.pick(~good)
-            pulled, new, hinge = data.g / -curvature.largest, torch.empty_like(x), _room(curvature, x)
-        wait, before = _wait(excess, before, wait, curvature.rate)
+            left = left & ~good
+            if not bool(left.any()):
+                return answer
+        wait, before = _wait(excess[left], before, wait, curvature.rate)
         wait = min(wait, max(SHORTEST_WAIT, polished + pause - done))
-    return answer
+        if int(left.sum()) < KEPT_SHARE * len(left):
+            rows, x, y, age, left, data = *pick_rows(left, rows, x, y, age, left), data.pick(left)
+            pulled, new, hinge = data.g / -curvature.largest, torch.empty_like(x), _room(curvature, x)
+
+
+def _first_wait(tolerance: float, rate: float | None) -> int:
+    """Iterations before the first check: nearly what the gap takes from 1 to the tolerance."""
+    return LONGEST_WAIT // 2 if rate is None else int(min(math.log(1 / tolerance) / rate, LONGEST_WAIT))
 
 
 def _room(curvature: Curvature, x: Tensor) -> Tensor:
@@ -187,8 +198,6 @@ def _room(curvature: Curvature, x: Tensor) -> Tensor:
 
 def _wait(excess: Tensor, before: float, waited: int, rate: float | None) -> tuple[int, float]:
     """Iterations until the next check, from where most rows are now and how fast they come down; and where that is."""
-    if not len(excess):
-        return 0, before
     now = max(float(excess.quantile(0.75)), 1.0)
     if rate is None:
         if not 1 < now < before < math.inf:

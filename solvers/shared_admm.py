@@ -5,8 +5,8 @@ In the coordinates of `admm_basis` an iteration on the state v = T c + y / rho (
     z = the nearest point to v with h - z in K,     c = (rho T'(2 z - v) - g) / (p + rho r),     v += alpha (T c - z)
 
 two products with T for the whole batch. Rows leave the batch when the residuals of the whole program, unscaled, meet
-the tolerance, or when the steps of v, which on programs without a solution tend to a ray, show one that checks. rho
-balances the two residuals of every row. Rows that take long are brought to the end by Newton steps.
+the tolerance, or when the steps of v, which on programs without a solution tend to a ray, show one that checks. rho is
+adapted to every row. Rows that take long are brought to the end by Newton steps.
 
 Source: Stellato, Banjac, Goulart, Bemporad & Boyd, "OSQP: an operator splitting solver for quadratic programs", Math.
 Prog. Comp. 12 (2020); Garstka, Cannon & Goulart, "COSMO: a conic operator splitting method for convex conic problems",
@@ -41,8 +41,8 @@ CHUNK_ENTRIES, SMALLEST_CHUNK = 2**19, 256
 CLEAR_RAY = 1e-6
 """A ray has to be at least this exact, however loose the tolerance."""
 STEADY, STILL = 0.9, 1e-12
-"""Rows whose steps shrink by more than this from check to check are on their way to a point; smaller steps, relative to
-the state, are rounding."""
+"""Rows whose steps shrink below the first share from check to check are on their way to a point; steps below the
+second, relative to the state, are rounding."""
 UNBALANCED, SMALLEST_RHO, LARGEST_RHO = 2.0, 1e-6, 1e6
 
 
@@ -117,8 +117,8 @@ def _iterate(run: Run, rows: Rows, first: int, last: int) -> Rows:
     basis = run.basis
     unknowns = int(basis.weak.sum()) + min(basis.T.shape) // 2
     # An attempt of Newton steps costs about as much as this many iterations.
-    wait = max(1, math.ceil(max(TOGETHER, 2 * unknowns**3 / max(1, basis.T.numel())) / CHECK_EVERY)) * CHECK_EVERY
-    done = first
+    cost = min(2 * unknowns**3 / max(1, basis.T.numel()), MAX_ITERATIONS / 2)
+    wait, done = max(1, math.ceil(max(TOGETHER, cost) / CHECK_EVERY)) * CHECK_EVERY, first
     # A warm start may know the active set already, which programs without much curvature are long in finding.
     early = CHECK_EVERY if run.warm and bool(basis.weak.any()) else 0
     while done < last and len(rows.places):
@@ -159,7 +159,7 @@ def _points(run: Run, rows: Rows, done: int) -> Rows:
 
 
 def _balance(rows: Rows, look: Look, done: int) -> None:
-    """Move rho to where primal and dual residual, relative to their terms, are alike."""
+    """Move rho to where primal and dual side are alike, see `Look.off`."""
     factor = look.off.clamp(1e-6, 1e6).sqrt()
     turn = (done >= rows.rest) & ((factor > UNBALANCED) | (factor < 1 / UNBALANCED))
     rho = torch.where(turn, (rows.rho * factor).clamp(SMALLEST_RHO, LARGEST_RHO), rows.rho)

@@ -1,4 +1,4 @@
-"""The engine shared_admm: programs x kinds of data against Clarabel, rays, warm starts, and the mathematics it rests on."""
+"""The engine shared_admm: programs x kinds of data against Clarabel, rays, warm starts, and the mathematics below."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def quadratic(kind: str, rng: Rng) -> tuple[cp.Problem, dict[str, np.ndarray]]:
 def tied(kind: str, rng: Rng) -> tuple[cp.Problem, dict[str, np.ndarray]]:
     x, p, b = variable("x", 6), parameter("p", 6), parameter("b", 3)
     A = rows(kind, 3, 6)
-    problem = minimize(half_squares(fixed(8, 6, seed=3) @ x - 1) + p @ x, tied=A @ x == A @ np.ones(6) * b[0], high=x <= 9)
+    fit = half_squares(fixed(8, 6, seed=3) @ x - 1)
+    problem = minimize(fit + p @ x, tied=A @ x == A @ np.ones(6) * b[0], high=x <= 9)
     return problem, {"p": drawn(rng, kind, 6), "b": rng.random((BATCH, 3))}
 
 
@@ -214,7 +215,7 @@ def test_planted_solutions_are_found(
     assert claims == [POINT] * program.batch
     # A solution next to the tip of a cone may take more iterations than there are; no others do.
     late = points.iterations >= shared_admm.MAX_ITERATIONS
-    assert residuals[~late].amax() <= 1e-8
+    assert (residuals[~late] <= 1e-8).all()
     assert late.sum() <= len(second_order)
     assert residuals.max() <= 1e-3
     if late.any():
@@ -227,24 +228,18 @@ def test_planted_solutions_are_found(
 
 
 @pytest.mark.parametrize(
-    ("cones", "b", "x"),
+    ("cones", "q", "A", "b", "x"),
     [
-        (Cones(), np.zeros((1, 0)), [-1.0, -1.0]),
-        (Cones(zero=2), [[1.0, 1.0]], [0.5, 0.5]),
-        (Cones(zero=1, nonnegative=1), [[1.0, 0.25]], [0.75, 0.25]),
-        (Cones(second_order=(2,)), [[0.0, 3.0]], [-2.0, -1.0]),
+        (Cones(), [1.0, 1.0], [], [], [-1.0, -1.0]),
+        (Cones(zero=2), [1.0, 1.0], [[1.0, 1.0], [1.0, 1.0]], [1.0, 1.0], [0.5, 0.5]),
+        (Cones(zero=1, nonnegative=1), [-1.0, -2.0], [[1.0, 1.0], [0.0, 1.0]], [1.0, 0.25], [0.75, 0.25]),
+        (Cones(second_order=(2,)), [1.0, 1.0], [[1.0, 0.0], [0.0, 0.0]], [0.0, 3.0], [-3.0, -1.0]),
     ],
     ids=str,
 )
-def test_the_smallest_programs(cones: Cones, b: Any, x: list[float]) -> None:
-    """No rows, equalities alone (one of them twice), and hand-solved ones."""
-    A = {0: [], 2: [[1.0, 1.0], [1.0, 1.0]]}[cones.rows]
-    if cones.nonnegative:
-        A = [[1.0, 1.0], [0.0, 1.0]]
-    if cones.second_order:
-        A, x = [[1.0, 0.0], [0.0, 0.0]], [-3.0, -1.0]
-    program = program_of(np.eye(2), A, [[1.0, 1.0]] if not cones.nonnegative else [[-1.0, -2.0]], b, cones)
-    points = solve(ENGINE, program, 1e-9)
+def test_the_smallest_programs(cones: Cones, q: Any, A: Any, b: Any, x: list[float]) -> None:
+    """Programs solved by hand, with P = I: no rows, equalities alone (one of them twice), a bound, a cone."""
+    points = solve(ENGINE, program_of(np.eye(2), A, [q], [b], cones), 1e-9)
     assert points.x[0].tolist() == pytest.approx(x, abs=1e-7)
 
 
@@ -346,8 +341,7 @@ def test_rays_in_the_middle_of_a_batch(write: Any, tolerance: float) -> None:
         sent = -(A @ x)
         outside = (sent - into_cone(sent[None], it.program.cones)[0]).abs().max()
         assert max((P @ x).abs().max(), outside) <= min(tolerance, 1e-6) * -(q @ x)
-    with pytest.raises(AssertionError, match="inf"):
-        assert str(answers_of_cvxpy(it, 2)[0]) == "finite"
+    assert not np.isfinite(answers_of_cvxpy(it, 2)[0])
 
 
 def take(points: Points, places: Tensor) -> Points:
@@ -437,7 +431,6 @@ def test_chunks_do_not_matter(program: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(shared_admm, "CHUNK_ENTRIES", 1)
     monkeypatch.setattr(shared_admm, "SMALLEST_CHUNK", 2)
     monkeypatch.setattr(admm_newton, "GROUP_ENTRIES", 1)
-    monkeypatch.setattr(admm_newton, "SMALLEST_GROUP", 1)
     parts = solve(ENGINE, it.program)
     assert torch.equal(parts.iterations, whole.iterations)
     assert apart(program, "random", it, parts, whole) <= 1e-9
@@ -488,13 +481,17 @@ def definite() -> cp.Problem:
     return minimize(cp.sum_squares(X - C), definite=X >> 0)
 
 
+SHARED_ALONE = "a Hessian and a constraint matrix shared by the batch "
+THREE_CONES = "zero, nonnegative and second-order cones alone "
+
+
 @pytest.mark.parametrize(
     ("write", "needs"),
     [
-        (own_matrix, "a Hessian and a constraint matrix shared by the batch (every instance has its own constraint matrix)"),
-        (own_hessian, "a Hessian and a constraint matrix shared by the batch (every instance has its own Hessian)"),
-        (entropy, "zero, nonnegative and second-order cones alone (this program has 3 exponential cones)"),
-        (definite, "zero, nonnegative and second-order cones alone (this program has 4 equalities, 1 semidefinite cone)"),
+        (own_matrix, SHARED_ALONE + "(every instance has its own constraint matrix)"),
+        (own_hessian, SHARED_ALONE + "(every instance has its own Hessian)"),
+        (entropy, THREE_CONES + "(this program has 3 exponential cones)"),
+        (definite, THREE_CONES + "(this program has 4 equalities, 1 semidefinite cone)"),
     ],
     ids=lambda part: getattr(part, "__name__", ""),
 )
