@@ -25,7 +25,7 @@ from cvxpy.utilities import scopes
 from ..formulations.errors import NotDisciplinedError, UsageError
 from ..formulations.explanation import explain_not_dcp, explain_not_dpp
 from .conic_program import Cones
-from .recoveries import CLOSE, Recovery, find_recoveries, plain_array, reduced_places, unknown_form
+from .recoveries import CLOSE, CanonicalFormError, Recovery, find_recoveries, plain_array, reduced_places, unknown_form
 
 SOLVER = "CLARABEL"
 """Whose canonical form is taken: no variable bounds, no cones on variables directly, a quadratic objective."""
@@ -172,11 +172,23 @@ def _check(problem: cp.Problem) -> None:
         for attribute in ("boolean", "integer", "complex", "imag", "hermitian"):
             if leaf.attributes.get(attribute):
                 raise UsageError(f"{leaf.name()!r} is {attribute}; expected a continuous real program.")
+    if _loses_quadratics(problem):
+        raise CanonicalFormError(
+            f"cvxpy {cp.__version__} silently loses quadratic terms of symmetric, diagonal and sparse variables, which "
+            "this problem has; expected 1.9.3 or newer: pip install --upgrade cvxpy."
+        )
     for kind, leaves in (("variables", problem.variables()), ("parameters", problem.parameters())):
         names = [leaf.name() for leaf in leaves]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError(f"two {kind} are named {twice[0]!r}; expected distinct names: cp.Variable(..., name=...).")
+
+
+def _loses_quadratics(problem: cp.Problem) -> bool:
+    """Whether this version of cvxpy may canonicalize the problem to another one (mended in 1.9.3)."""
+    version = tuple(int(part) for part in cp.__version__.split(".")[:3] if part.isdigit())
+    reduced = any(variable._has_dim_reducing_attr for variable in problem.variables())
+    return version < (1, 9, 3) and reduced and not problem.objective.expr.is_affine()
 
 
 @contextmanager
@@ -199,7 +211,8 @@ def _set_randomly(problem: cp.Problem, rng: np.random.Generator) -> None:
 
 def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canonical:
     """Take the maps out of cvxpy's parametrized program."""
-    if program.dir_cones or program.lower_bounds is not None or program.upper_bounds is not None:
+    # Newer versions can keep cones outside, older ones do not have the attribute.
+    if getattr(program, "dir_cones", None) or program.lower_bounds is not None or program.upper_bounds is not None:
         raise unknown_form("it keeps bounds or cones outside of its matrix")
     n, m = program.x.size, program.constr_size
     # Entries of [A | b] with A x + b in K, so that the matrix of  A x + s = b  is minus the first.

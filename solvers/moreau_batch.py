@@ -44,7 +44,7 @@ Key = tuple[bool, float, int]
 def _prepare(program: ConicProgram) -> Runner | str:
     moreau = optional_package("moreau")
     if moreau is None:
-        return "the package moreau (pip install moreau)"
+        return "the package moreau (pip install 'convexblocks[moreau]')"
     if lacking := unknown_cones(program.cones):
         return lacking
     if min(program.cones.second_order, default=2) < 2:

@@ -170,7 +170,9 @@ def test_of_several_bounds_the_tightest_gets_the_dual() -> None:
     "objective",
     [
         pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.sum(cp.pos(x)), id="hinges with kinks"),
-        pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.square(cp.pos(x[0] + x[1])) + cp.pos(x[2] - x[1]), id="mixed"),
+        pytest.param(
+            lambda x, p: cp.sum_squares(x - p) + cp.square(cp.pos(x[0] + x[1])) + cp.pos(x[2] - x[1]), id="mixed"
+        ),
         pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.norm(x, 1), id="absolute values"),
         pytest.param(lambda x, p: cp.sum_squares(x - p) + cp.square(cp.pos(cp.max(x))), id="maximum of several"),
     ],

@@ -31,7 +31,7 @@ KINDS = [
     "power_cones",
 ]
 NEEDED = pytest.mark.skipif(
-    optional_package("moreau") is None, reason="the package moreau is not installed: pip install moreau"
+    optional_package("moreau") is None, reason="the package moreau is not installed: pip install 'convexblocks[moreau]'"
 )
 
 
@@ -40,7 +40,7 @@ NEEDED = pytest.mark.skipif(
 
 def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moreau", None)
-    assert ENGINE.prepare(zoo_case(BY_NAME["box_quadratic"]).program) == "the package moreau (pip install moreau)"
+    assert ENGINE.prepare(zoo_case(BY_NAME["box_quadratic"]).program) == "the package moreau (pip install 'convexblocks[moreau]')"
 
 
 def test_the_engine_says_where_it_runs_and_what_a_start_does() -> None:

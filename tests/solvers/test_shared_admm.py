@@ -360,6 +360,18 @@ def test_a_narrow_feasible_set_is_not_called_infeasible() -> None:
         assert residuals.max() <= tolerance
 
 
+def test_rounding_is_no_contradiction_and_no_slope() -> None:
+    """Rows, and costs, that depend on each other but for rounding: the same equality thrice, costs along its normal."""
+    sizes = np.random.default_rng(0).standard_normal((40, 1))
+    rows = np.array([[0.3, 0.7], [0.9, 2.1], [0.1, 0.7 / 3]])
+    tied = program_of(np.eye(2), rows, np.zeros((1, 2)), sizes * [1, 3, 1 / 3], Cones(zero=3))
+    bounded = program_of(np.zeros((2, 2)), rows[:1], -np.abs(sizes) * rows[0], [[1.0]], Cones(nonnegative=1))
+    for program in (tied, bounded):
+        points = solve(ENGINE, program, 1e-8)
+        assert points.claim.tolist() == [POINT] * 40
+        assert worst(program, points, 1e-8)[1].max() <= 1e-8
+
+
 # ------------------------------------------------------------------------------------ warm starts, neighbours
 
 
@@ -377,6 +389,13 @@ def test_warm_starts_save_iterations(program: Any) -> None:
     assert warm.iterations.sum() < cold.iterations.sum()
     assert worst(moved.program, warm, 1e-6)[1].max() <= 1e-6
     assert objectives(moved, warm.x).numpy() == pytest.approx(objectives(moved, cold.x).numpy(), rel=1e-5, abs=1e-5)
+
+
+def test_rho_is_part_of_the_state() -> None:
+    it = made(sparse, "ill-scaled")
+    before = solve(ENGINE, it.program)
+    assert (before.state["rho"] != 1).any()
+    assert torch.equal(solve(ENGINE, it.program, start=before.state).state["rho"], before.state["rho"])
 
 
 def test_states_are_not_scaled_and_rays_leave_none() -> None:
@@ -659,6 +678,18 @@ def test_newton_steps_never_lead_away(seed: int, attempt: int, form: str) -> Non
     moved = admm_newton.improve(basis, v, g, h, rho, attempt)
     after = admm_newton.distance(basis, moved, g, h, rho)
     assert (after <= before * (1 + 1e-6)).all()
+
+
+def test_long_ways_are_gone_at_once() -> None:
+    """Minimize -x / 1000 over x <= 1: from zero, ADMM goes in steps of a thousandth."""
+    basis = Basis.of(reduction_from(program_of([[0.0]], [[1.0]], [[-1e-3]], [[1.0]], Cones(nonnegative=1))))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    _, g, h = basis.vectors(-1e-3 * one, one)
+    begun = torch.zeros_like(h)
+    v, far = admm_newton._follow(basis, begun, g, h, one[0])
+    assert far <= admm_newton.distance(basis, begun, g, h, one[0]) * (1 + 1e-6)
+    assert v[0, 0] >= 0.2 * h[0, 0]
+    assert v[0, 0] <= 2 * h[0, 0]
 
 
 def reduction_from(program: ConicProgram) -> Reduction:
