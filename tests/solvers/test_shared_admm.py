@@ -360,16 +360,24 @@ def test_a_narrow_feasible_set_is_not_called_infeasible() -> None:
         assert residuals.max() <= tolerance
 
 
-def test_rounding_is_no_contradiction_and_no_slope() -> None:
-    """Rows, and costs, that depend on each other but for rounding: the same equality thrice, costs along its normal."""
-    sizes = np.random.default_rng(0).standard_normal((40, 1))
-    rows = np.array([[0.3, 0.7], [0.9, 2.1], [0.1, 0.7 / 3]])
-    tied = program_of(np.eye(2), rows, np.zeros((1, 2)), sizes * [1, 3, 1 / 3], Cones(zero=3))
-    bounded = program_of(np.zeros((2, 2)), rows[:1], -np.abs(sizes) * rows[0], [[1.0]], Cones(nonnegative=1))
-    for program in (tied, bounded):
-        points = solve(ENGINE, program, 1e-8)
-        assert points.claim.tolist() == [POINT] * 40
-        assert worst(program, points, 1e-8)[1].max() <= 1e-8
+@pytest.mark.parametrize("seed", [0, 1, 5, 50])
+@pytest.mark.parametrize(("unknowns", "cones"), [(2, Cones(0, 1)), (4, Cones(0, 2)), (4, Cones(2, 1))], ids=str)
+def test_rounding_is_no_ray(seed: int, unknowns: int, cones: Cones) -> None:
+    """More unknowns than rows, and costs that are combinations of these but for rounding."""
+    program, _, _ = planted(seed, unknowns, 0, cones, batch=20)
+    points = solve(ENGINE, program, 1e-8)
+    assert points.claim.tolist() == [POINT] * 20
+    assert worst(program, points, 1e-8)[1].max() <= 1e-8
+
+
+@pytest.mark.parametrize("tolerance", TOLERANCES)
+def test_a_point_that_meets_the_tolerance_comes_before_a_ray(tolerance: float) -> None:
+    """Equalities that contradict each other, and costs without a counterpart, by one millionth."""
+    rows, away = [[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0 + 1e-6]]
+    tied = program_of(np.eye(2), rows, np.zeros((1, 2)), away, Cones(zero=2))
+    sloped = program_of(np.zeros((2, 2)), rows[:1], -np.array(away), [[1.0]], Cones(nonnegative=1))
+    claims = [solve(ENGINE, program, tolerance).claim.item() for program in (tied, sloped)]
+    assert claims == ([POINT, POINT] if tolerance >= 1e-6 else [INFEASIBLE, UNBOUNDED])
 
 
 # ------------------------------------------------------------------------------------ warm starts, neighbours
