@@ -40,7 +40,9 @@ def first_activations(sweeps: int) -> Block:
 
 def chosen(block: Block, instances: int) -> dict[str, Tensor]:
     """The data of the first instances."""
-    return {name: value if block.subproblem.is_shared(name) else value[:instances] for name, value in block.data.items()}
+    return {
+        name: value if block.subproblem.is_shared(name) else value[:instances] for name, value in block.data.items()
+    }
 
 
 def table(instances: int, sweep: int) -> Table:
@@ -48,7 +50,7 @@ def table(instances: int, sweep: int) -> Table:
     problem = first_activations(1).subproblem.program()
     before, after = (chosen(first_activations(count), instances) for count in (sweep, sweep + 1))
     ids = list(range(instances))
-    shown = Table(title=f"Mean iterations of {instances} instances of sweep {sweep + 2}, started from sweep {sweep + 1}")
+    shown = Table(title=f"Mean iterations of {instances} instances of sweep {sweep + 2}, from sweep {sweep + 1}")
     for heading in ("engine", "tolerance", "cold", "warm"):
         shown.add_column(heading, justify="left" if heading == "engine" else "right")
     for name, engine in CONIC_ENGINES.items():

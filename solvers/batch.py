@@ -139,7 +139,7 @@ def _solve_by_name(
     subproblem: Subproblem, data: Data, engine: Engine, previous: Solution, ids: tuple[Hashable, ...], tolerance: float
 ) -> Solution:
     """Solve instances with a past from there, and the others cold."""
-    state, known = recall(previous, engine.name, ids, len(ids))
+    state, known = recall(previous, engine.name, ids, len(ids), one_device(subproblem.name, data))
     groups = [(places, warm) for places, warm in ((known.nonzero()[:, 0], True), ((~known).nonzero()[:, 0], False))
               if len(places)]  # fmt: skip
     parts = []

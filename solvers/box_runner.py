@@ -13,6 +13,7 @@ from .conic_program import INFEASIBLE, NOTHING, POINT, ConicProgram, Points
 from .elimination import Reduction
 from .recognition import Box
 
+LEAST_WANTED = 1e-14
 MARGIN = 0.8
 """Share of the tolerance at which an engine stops: residuals are measured again on the whole program."""
 
@@ -31,6 +32,8 @@ class BoxData:
         Objective of the whole program minus F.
     weight : Tensor, shape (rows,)
         Largest entry of g, in size.
+    wanted : Tensor, shape (rows,)
+        Relative gap and dual residual at which a row stops.
     has_lower, has_upper : bool
         Whether any bound is finite on that side.
     bounded, boxed : bool
@@ -48,6 +51,7 @@ class BoxData:
     start: Tensor
     constant: Tensor
     weight: Tensor
+    wanted: Tensor
     has_lower: bool
     has_upper: bool
     bounded: bool
@@ -73,8 +77,8 @@ class BoxData:
 
         return BoxData(
             self.g[keep], None if self.w is None else rows(self.w), rows(self.lower), rows(self.upper),
-            self.start[keep], self.constant[keep], self.weight[keep], self.has_lower, self.has_upper, self.bounded,
-            self.boxed, self.floor, self.warm,
+            self.start[keep], self.constant[keep], self.weight[keep], self.wanted[keep], self.has_lower, self.has_upper,
+            self.bounded, self.boxed, self.floor, self.warm,
         )  # fmt: skip
 
     def free(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -89,8 +93,8 @@ class BoxData:
         value = (slope + torch.linalg.vecdot(x, self.g)) / 2
         return value if hinge is None or self.w is None else value + torch.linalg.vecdot(hinge, self.w) / 2
 
-    def excess(self, x: Tensor, gradient: Tensor, hinge: Tensor | None, tolerance: float) -> Tensor:
-        """By how much each row misses the tolerance: at most 1 where it is met.
+    def excess(self, x: Tensor, gradient: Tensor, hinge: Tensor | None) -> Tensor:
+        """By how much each row misses what is wanted: at most 1 where it is met.
 
         The bounds take the gradient's part that pushes against them as their duals; the gap is then what is left of
         complementarity. The whole program measures it relative to 1 + max(|x'Px|, |q'x|, |b'y|), which is at least
@@ -102,7 +106,7 @@ class BoxData:
         excess = gap / (1 + size)
         if not self.boxed:
             excess = torch.maximum(excess, left / (1 + self.weight))
-        return excess / (MARGIN * tolerance)
+        return excess / self.wanted
 
     def _complementarity(self, x: Tensor, gradient: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """The gap, and the largest part of the gradient that no bound takes; `slope` is x'gradient."""
@@ -190,11 +194,24 @@ def box_data(box: Box, start: Start, q: Tensor, b: Tensor, constant: Tensor) -> 
     g = q[:, box.span].expand(len(constant), -1)
     if box.hinges is not None:
         constant = constant - ((q[:, box.hinges.spans[0]] / box.hinges.roots) ** 2).sum(1) / 2
-    first = start["x"] if "x" in start else torch.zeros_like(g)
+    # An earlier answer of another width was to a program of another structure.
+    warm = "x" in start and start["x"].shape == g.shape
+    first = start["x"] if warm else torch.zeros_like(g)
     finite = lower.isfinite(), upper.isfinite()
     return BoxData(
         g, box.shift(q, b), lower, upper, first, constant, torch.maximum(g.amax(1), -g.amin(1)),
+        torch.ones_like(g[:, 0]),
         bool(finite[0].any()), bool(finite[1].any()), bool(finite[0].all()), bool(finite[0].all() and finite[1].all()),
         float(lower[0, 0]) if lower.numel() and bool((lower == lower[0, 0]).all() & finite[0].all()) else None,
-        "x" in start,
+        warm,
     )  # fmt: skip
+
+
+def aim(data: BoxData, plain: Tensor, gradient: Tensor, hinge: Tensor | None, tolerance: float) -> BoxData:
+    """Set what is wanted of every row: the tolerance, and a hundredth of what a plain start misses it by.
+
+    The second matters where the data are small: the residuals are relative to 1 at least, so that a start may meet the
+    tolerance by its scale alone.
+    """
+    missed = replace(data, wanted=torch.ones_like(data.wanted)).excess(plain, gradient, hinge)
+    return replace(data, wanted=MARGIN * (missed / 100).clamp(LEAST_WANTED, tolerance).nan_to_num(tolerance))

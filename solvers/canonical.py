@@ -95,8 +95,6 @@ class Canonical:
         Variable name or constraint label -> recovery from x or y.
     sign : float
         -1 where the program is a maximization, else 1.
-    name : str
-        Name for messages.
     """
 
     variables: int

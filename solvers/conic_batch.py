@@ -141,7 +141,8 @@ def _settle(
 
     A ray of the objective means something only from a feasible point; where there is none, the instance is infeasible.
     """
-    claimed = ((checked.points.claim == INFEASIBLE) | (checked.points.claim == UNBOUNDED)).nonzero()[:, 0]
+    rays = (checked.points.claim == INFEASIBLE) | (checked.points.claim == UNBOUNDED)
+    claimed = (rays & ~checked.reference).nonzero()[:, 0]
     if len(claimed) and reference is not None:
         points, residuals = _run(program.take(claimed), reference, {}, tolerance)
         good = (points.claim == POINT) & (_worst(residuals) <= tolerance)

@@ -32,9 +32,12 @@ class ConicEngine:
         Program -> a Runner, or what the program lacks for this engine, in words that follow "it needs". The runner may
         keep work that depends on the matrices alone (factorizations); it is used for all batches whose shared
         parameters have the same values. The program it is made from is one batch of them.
+    suits : callable
+        Program -> whether the engine should be taken where none was named; False where another is known to be quicker.
     """
 
     name: str
     solves: str
     warm: str
     prepare: Callable[[ConicProgram], Runner | str]
+    suits: Callable[[ConicProgram], bool] = lambda program: True

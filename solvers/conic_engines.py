@@ -35,6 +35,8 @@ def choose(program: ConicProgram, name: str | None) -> tuple[str, Runner]:
         raise UsageError(f"unknown engine {name!r}; known: {', '.join(CONIC_ENGINES)}.")
     refusals = {}
     for engine in CONIC_ENGINES.values() if name is None else (CONIC_ENGINES[name],):
+        if name is None and not engine.suits(program):
+            continue
         made = engine.prepare(program)
         if not isinstance(made, str):
             return engine.name, made
@@ -49,8 +51,6 @@ def choose(program: ConicProgram, name: str | None) -> tuple[str, Runner]:
     )
 
 
-def spread(name: str, runner: Runner, processes: int) -> Runner:
-    """The runner of an engine, over processes where it solves one by one."""
-    if name not in LOOPS:
-        return runner
+def spread(name: str, processes: int) -> Runner:
+    """The runner of one of `LOOPS`, over processes."""
     return lambda program, start, tolerance: in_processes(name, program, start, tolerance, processes)

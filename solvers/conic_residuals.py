@@ -8,12 +8,13 @@ With s the point of K at b - A x, and y in K*, relative to the terms that cancel
 
 A ray y in K* with A'y = 0 and b'y < 0 shows that no point meets the constraints (Farkas). A ray x with P x = 0,
 -A x in K and q'x < 0 shows that the objective falls without end from every feasible point. In floating point the
-zeros have to be small both against the fall, -b'y or -q'x, and against the entries that cancel in them: the second does
-not change when the data are scaled.
+zeros have to be small both against the fall, -b'y or -q'x, and row by row against the terms that cancel in them: the
+second does not change when the data are scaled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -25,6 +26,8 @@ from .conic_program import INFEASIBLE, NOTHING, POINT, UNBOUNDED, Cones, ConicPr
 
 RAY_TOLERANCE = 1e-7
 """Rays are not asked for more than this: solvers do not give them more accurately."""
+NOISE = (0.0, 1e-9, 1e-7, 1e-5)
+"""Entries of a ray below this share of its largest may be noise: the ray is tried without them too."""
 
 
 def conic_residuals(program: ConicProgram, x: Tensor, y: Tensor) -> Residuals:
@@ -45,34 +48,52 @@ def measure(program: ConicProgram, points: Points, tolerance: float) -> tuple[Po
 
     A claim of a ray that does not meet the tolerance becomes NOTHING. Residuals are infinite where there is no point.
     """
-    y = into_dual_cone(points.y, program.cones)
+    x, y = points.x, into_dual_cone(points.y, program.cones)
     claim = torch.where((points.claim >= POINT) & (points.claim <= NOTHING), points.claim, NOTHING)
     for kind, held in ((INFEASIBLE, _infeasible), (UNBOUNDED, _unbounded)):
         places = (claim == kind).nonzero()[:, 0]
         if len(places):
-            good = held(program.take(places), points.x[places], y[places], max(tolerance, RAY_TOLERANCE))
+            rays, good = _clean(program.take(places), (y if kind == INFEASIBLE else x)[places], held, tolerance)
             claim[places[~good]] = NOTHING
-    residuals = conic_residuals(program, points.x, y)
+            if kind == INFEASIBLE:
+                y = y.index_copy(0, places, rays)
+            else:
+                x = x.index_copy(0, places, rays)
+    residuals = conic_residuals(program, x, y)
     nothing = claim != POINT
     cleaned = (torch.where(nothing, torch.inf, part.nan_to_num(torch.inf, torch.inf))
                for part in (residuals.primal, residuals.dual, residuals.gap))  # fmt: skip
-    return replace(points, y=y, claim=claim), Residuals(*cleaned)
+    return replace(points, x=x, y=y, claim=claim), Residuals(*cleaned)
 
 
-def _infeasible(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) -> Tensor:
+def _clean(
+    program: ConicProgram, rays: Tensor, held: Callable[[ConicProgram, Tensor, float], Tensor], tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """Rays without their noise, and which of them hold: the first that does, of those with less and less left out."""
+    tolerance = max(tolerance, RAY_TOLERANCE)
+    result, good = rays, torch.zeros(len(rays), dtype=torch.bool, device=rays.device)
+    for share in NOISE:
+        kept = torch.where(rays.abs() < share * _largest(rays)[:, None], 0.0, rays)
+        better = held(program, kept, tolerance) & ~good
+        result, good = torch.where(better[:, None], kept, result), good | better
+    return result, good
+
+
+def _infeasible(program: ConicProgram, y: Tensor, tolerance: float) -> Tensor:
+    y = into_dual_cone(y, program.cones)
     fall = -torch.linalg.vecdot(program.b, y)
-    left = program.A.transposed_times(y).abs()
-    return (fall > 0) & (_largest(left) <= tolerance * fall) & _cancels(left, program.A.sizes(1), y, tolerance)
+    left, terms = program.A.transposed_times(y).abs(), program.A.absolute().transposed_times(y.abs())
+    return (fall > 0) & (_largest(left) <= tolerance * fall) & (left <= tolerance * terms).all(1)
 
 
-def _unbounded(program: ConicProgram, x: Tensor, y: Tensor, tolerance: float) -> Tensor:
+def _unbounded(program: ConicProgram, x: Tensor, tolerance: float) -> Tensor:
     fall = -torch.linalg.vecdot(program.q, x)
     slack = -program.A.times(x)
     outside, curved = (slack - into_cone(slack, program.cones)).abs(), program.P.times(x).abs()
     small = torch.maximum(_largest(curved), _largest(outside)) <= tolerance * fall
-    sizes = _by_cone(program.A.sizes(0), program.cones)
-    cancels = _cancels(outside, sizes, x, tolerance) & _cancels(curved, program.P.sizes(0), x, tolerance)
-    return (fall > 0) & small & cancels
+    sizes = _by_cone(program.A.absolute().times(x.abs()), program.cones)
+    bent = program.P.absolute().times(x.abs())
+    return (fall > 0) & small & (outside <= tolerance * sizes).all(1) & (curved <= tolerance * bent).all(1)
 
 
 def _by_cone(sizes: Tensor, cones: Cones) -> Tensor:
@@ -84,11 +105,6 @@ def _by_cone(sizes: Tensor, cones: Cones) -> Tensor:
     for part in sizes[:, first:].split(lengths, dim=1) if lengths else ():
         parts.append(part.amax(1, keepdim=True).expand_as(part))
     return torch.cat(parts, dim=1)
-
-
-def _cancels(left: Tensor, sizes: Tensor, ray: Tensor, tolerance: float) -> Tensor:
-    """Whether what is left is small against the entries it is made of, row by row."""
-    return (left <= tolerance * sizes * _largest(ray)[:, None]).all(1)
 
 
 def _split(slack: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:

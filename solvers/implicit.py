@@ -217,7 +217,7 @@ def differentiable(
     parameters : dict
         The parameters as their user gave them, batch axis first on those that `sharing` has batched. The tensors that
         require gradients get them, in their own type; one that is changed in place before the backward pass raises
-        there. Arrays of numpy must not be changed, which nobody can see.
+        there.
     program_of : callable
         Places of instances -> their conic programs.
     x, y, value : Tensor, shapes (batch, n), (batch, m) and (batch,)

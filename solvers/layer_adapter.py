@@ -87,7 +87,8 @@ def layer_solver(engine: str | None = None, tolerance: float = 1e-6) -> Any:
             program = layer_program(form, P, q, A)
             key = id(dims), _shared_bytes(program)
             if self.prepared is None or self.prepared[0] != key:
-                self.prepared = key, _prepare(program, engine)
+                some = torch.arange(min(program.batch, MOST_ROWS), device=program.q.device)
+                self.prepared = key, _prepare(program.take(some), engine)
             x, y = _solve(program, *self.prepared[1], tolerance)
             return x.to(q), y.to(q), (form, program, x, y) if needs_grad else None
 

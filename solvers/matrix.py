@@ -5,7 +5,7 @@ What does not vary over the batch stays unbatched: sharing is what the fast engi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .shared_matrix import SharedMatrix, span
 
+MOST_LAYOUTS = 64
 DENSE_SHARE = 0.25
 """A block with at least this share of nonzeros is multiplied densely."""
 
@@ -79,6 +80,8 @@ class OwnEntries:
         """
         key = id(rows), id(columns)
         if key not in self.layouts:
+            if len(self.layouts) >= MOST_LAYOUTS:
+                self.layouts.clear()
             down, across = _places(self.rows, rows, self.shape[0]), _places(self.columns, columns, self.shape[1])
             chosen = (down >= 0) & (across >= 0)
             down, across = down[chosen], across[chosen]
@@ -125,16 +128,10 @@ class Matrix:
         product = self.common.transposed_times(y)
         return product if self.own is None else product + self.own.transposed_times(y)
 
-    def sizes(self, dim: int) -> Tensor:
-        """Largest size of an entry in every row (dim 0) or column (dim 1); (1, length) where the batch shares it."""
-        part = "rows" if dim == 0 else "columns"
-        found = self.common.values.new_zeros(1, self.shape[dim])
-        found = found.scatter_reduce(1, getattr(self.common, part)[None], self.common.values.abs()[None], "amax")
-        if self.own is None:
-            return found
-        own = self.own.values.abs()
-        places = getattr(self.own, part).expand(len(own), -1)
-        return found.expand(len(own), -1).scatter_reduce(1, places, own, "amax")
+    def absolute(self) -> Matrix:
+        """The matrix of the sizes of the entries; for own entries that add to common ones, of both."""
+        common = replace(self.common, values=self.common.values.abs())
+        return Matrix(common, None if self.own is None else replace(self.own, values=self.own.values.abs()))
 
     def dense(self) -> Tensor:
         """Shape (rows, columns) where it is shared, else (batch, rows, columns)."""

@@ -148,9 +148,14 @@ def _cones(moreau: Any, cones: Cones) -> Any:
     )  # fmt: skip
 
 
+SMALL = 64
+"""Unknowns up to which a quadratic program is left to Clarabel, unless this engine is named."""
+
 ENGINE = ConicEngine(
     "moreau",
     "every program, a batch at once on the CPU, by an interior-point method; needs the package moreau",
     "starts every instance from its last x, y and s, moved inside the cones; helps where the data moved little",
     _prepare,
+    # Small quadratic programs are Clarabel's, one by one.
+    lambda program: not program.cones.linear or program.A.shape[1] > SMALL,
 )

@@ -167,7 +167,7 @@ def _vector(common: Tensor, part: BatchedMap, vector: Tensor) -> Tensor:
     if not len(part.places):
         return common[None]
     values = part.varying(vector)
-    if len(part.rows) == len(common):
+    if len(part.rows) == len(common) and isinstance(span(part.rows), slice):
         return values + common[part.rows]
     return common.expand(len(vector), -1).clone().index_add_(1, part.rows, values)
 

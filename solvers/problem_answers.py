@@ -11,6 +11,7 @@ from torch import Tensor
 from ..formulations.subproblem import Residuals
 from .canonical import Canonical
 from .conic_batch import STATUSES, Checked, again
+from .conic_engines import REFERENCE
 from .conic_program import INFEASIBLE, POINT, UNBOUNDED, ConicProgram
 from .problem_batch import Batch
 from .recoveries import Recovery
@@ -106,7 +107,7 @@ class Answers:
         """The Solution of the whole batch."""
         return Solution(
             self.variables, Residuals(*self.residuals.T), self.status(tolerance), self.iterations, engine, *seconds,
-            self.duals, state, self.objective, again({"cold": self.cold, "clarabel": self.reference}), self.rays, ids,
+            self.duals, state, self.objective, again({"cold": self.cold, REFERENCE: self.reference}), self.rays, ids,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from .canonical import Canonical, canonicalize
 from .conic_batch import solve_conic_batch
 from .conic_engine import Runner, Start
 from .conic_engines import REFERENCE, choose, spread
+from .conic_loop import LOOPS
 from .conic_program import ConicProgram
 from .implicit import differentiable
 from .parametrized import Constants, Sharing
@@ -32,7 +33,9 @@ CHUNK_ENTRIES = 2**17, 2**20
 LEAST_ROWS, MOST_ROWS = 64, 4096
 DEVICE_ENTRIES = 2**24
 """The same on another device, which is kept busy by large chunks."""
-KEPT_RUNNERS = 8
+KEPT_RUNNERS = 16
+MOST_RESCUED = 0.5
+"""Share of a batch solved again by the reference above which the next batch chooses its engine anew."""
 
 
 @dataclass
@@ -95,9 +98,10 @@ def solve_problem(
         solution remembers those of earlier batches too.
     tolerance : float
         An instance is solved when its primal and dual residual and its gap, relative, on the canonical program,
-        are at most this (see conic_residuals.py).
+        are at most this (see conic_residuals.py). They are relative to 1 at least: scale data that are much smaller.
     processes : int
-        Processes among which the engines that solve one by one (Clarabel, SCS, OSQP) share the batch.
+        Processes among which the engines that solve one by one (Clarabel, SCS, OSQP) share the batch; what is solved
+        again is solved by one.
 
     Returns
     -------
@@ -126,7 +130,7 @@ def solve_problem(
     >>> solution.engine
     'projected_gradient'
     """
-    _check_arguments(problem, warm_start, tolerance, processes)
+    _check_arguments(problem, parameters, engine, warm_start, tolerance, processes)
     began = time.perf_counter()
     compiled = compile_problem(problem)
     compiling = time.perf_counter() - began
@@ -142,11 +146,13 @@ def solve_problem(
         # The backward pass reads the parameters again, whatever became of the user's arrays by then.
         batch = replace(batch, values={name: values.clone() for name, values in batch.values.items()})
     answers = Answers.empty(compiled.form, batch, keep_points=gradients)
-    for places, start in _chunks(batch, plan, *recall(warm_start, plan.engine, names, batch.size)):
+    for places, start in _chunks(batch, plan, *recall(warm_start, plan.engine, names, batch.size, batch.device)):
         program = plan.program(batch, places)
         answers.keep(places, program, solve_conic_batch(program, plan.runner, start, tolerance, plan.reference))
     if answers.points is not None:
         _attach_gradients(answers, plan, batch, parameters or {}, tolerance)
+    if engine is None and float(answers.reference.double().mean()) > MOST_RESCUED:
+        compiled.runners.clear()
     kept, state = remember(warm_start, plan.engine, names, answers.state)
     seconds = time.perf_counter() - prepared, compiling + prepared - began
     return answers.solution(plan.engine, tolerance, seconds, kept, state)
@@ -190,7 +196,9 @@ def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: i
 
     def runner(name: str | None) -> tuple[str, Runner]:
         key = (name, batch.batched, str(batch.device), shared)
-        if key not in compiled.runners:
+        if key in compiled.runners:
+            compiled.runners[key] = compiled.runners.pop(key)
+        else:
             if len(compiled.runners) >= KEPT_RUNNERS:
                 compiled.runners.pop(next(iter(compiled.runners)))
             some = torch.arange(min(rows, batch.size), device=batch.device)
@@ -199,8 +207,8 @@ def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: i
 
     used, run = runner(engine)
     reference = None if used == REFERENCE else runner(REFERENCE)[1]
-    if processes > 1:
-        run, rows = spread(used, run, processes), batch.size
+    if processes > 1 and used in LOOPS:
+        run, rows = spread(used, processes), batch.size
     return Plan(sharing, constants, used, run, reference, rows)
 
 
@@ -221,9 +229,15 @@ def _chunks(batch: Batch, plan: Plan, state: dict[str, Tensor], known: Tensor) -
             yield some, {name: values[some] for name, values in state.items()} if warm else {}
 
 
-def _check_arguments(problem: Any, warm_start: Any, tolerance: Any, processes: Any) -> None:
+def _check_arguments(
+    problem: Any, parameters: Any, engine: Any, warm_start: Any, tolerance: Any, processes: Any
+) -> None:
     if not isinstance(problem, cp.Problem):
         raise UsageError(f"the problem is {problem!r}; expected a cvxpy.Problem.")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise UsageError(f"parameters is {type(parameters).__name__}; expected a dict of names and arrays.")
+    if engine is not None and not isinstance(engine, str):
+        raise UsageError(f"engine is {engine!r}; expected a name, e.g. 'clarabel'.")
     if not isinstance(tolerance, Real) or not 0 < float(tolerance) < 1:
         raise UsageError(f"tolerance is {tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
     if warm_start is not None and not isinstance(warm_start, Solution):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .active_set import among, free_direction
-from .box_runner import BoxAnswer, BoxData, run_box
+from .box_runner import BoxAnswer, BoxData, aim, run_box
 from .conic_engine import ConicEngine, Runner
 from .conic_program import ConicProgram
 from .elimination import find_stages, reduce_program, too_large
@@ -151,6 +151,8 @@ def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer
     """Minimize F over the boxes of a batch, from ``data.start``."""
     answer = BoxAnswer.empty(data)
     rows = torch.arange(len(data.start), device=data.start.device)
+    plain = data.clip_(torch.zeros_like(data.start))
+    data = aim(data, plain, *curvature.gradient(plain, data), tolerance)
     x = data.clip_(data.start.clone())
     y, age, beta = x.clone(), torch.ones_like(x[:, :1]), curvature.momentum
     pulled, new, hinge = data.g / -curvature.largest, torch.empty_like(x), _room(curvature, x)
@@ -170,11 +172,12 @@ def minimize(curvature: Curvature, data: BoxData, tolerance: float) -> BoxAnswer
                 x, new = new, x
         done += wait
         gradient, bent = curvature.gradient(x, data)
-        excess = data.excess(x, gradient, bent, tolerance)
+        excess = data.excess(x, gradient, bent)
         if done - polished >= pause and bool((excess[left] > 1).any()):
             x, y, age, gradient, bent = _polish(curvature, data, x, y, age, gradient, bent)
-            excess, polished = data.excess(x, gradient, bent, tolerance), done
-        good = left & ((excess <= 1) | (done >= MAX_ITERATIONS))
+            excess, polished = data.excess(x, gradient, bent), done
+        # Rows that overflow end here; their residuals will say what they are.
+        good = left & (~(excess > 1) | excess.isinf() | (done >= MAX_ITERATIONS))
         if bool(good.any()):
             answer.keep(rows, good, x, gradient, bent, done)
             left = left & ~good

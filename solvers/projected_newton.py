@@ -17,14 +17,17 @@ import torch
 from torch import Tensor
 
 from .active_set import among, free_direction
-from .box_runner import BoxAnswer, BoxData, run_box
+from .box_runner import BoxAnswer, BoxData, aim, run_box
 from .conic_engine import ConicEngine, Runner, Start
 from .conic_program import ConicProgram, Points
 from .elimination import find_stages, reduce_program, too_large
 from .recognition import find_box
 from .rows import pick_rows
+from .short_form import EXAMPLES, joined
 
 MAX_ITERATIONS = 200
+MOST_TOGETHER = 2**22
+"""Entries of the matrices of the instances solved together."""
 SHORTEST_STEP = 1e-4
 KEPT_SHARE = 0.6
 """Share of open rows below which the others leave the batch."""
@@ -37,6 +40,7 @@ def prepare(program: ConicProgram) -> Runner | str:
         return lacking
     if not program.cones.linear:
         return f"bounds alone (this program has {program.cones})"
+    program = program.take(torch.arange(min(program.batch, EXAMPLES), device=program.q.device))
     stages = find_stages(program)
     reduction = reduce_program(program, stages)
     box = find_box(reduction, *reduction.vectors(program.q, program.b))
@@ -48,6 +52,11 @@ def prepare(program: ConicProgram) -> Runner | str:
         return "a quadratic objective"
 
     def run(program: ConicProgram, start: Start, tolerance: float) -> Points:
+        most = max(1, MOST_TOGETHER // reduction.P.shape[-1] ** 2)
+        if program.batch > most and not program.shared:
+            places = torch.arange(program.batch, device=program.q.device).split(most)
+            parts = [(program.take(some), {name: rows[some] for name, rows in start.items()}) for some in places]
+            return joined([run(part, first, tolerance) for part, first in parts])
         again = reduction if program.shared else reduce_program(program, stages)
         every = len(box.columns) == again.P.shape[-1]
         H = again.P if every else again.P[..., box.columns[:, None], box.columns]
@@ -64,11 +73,14 @@ def minimize(H: Tensor, data: BoxData, tolerance: float) -> BoxAnswer:
     answer = BoxAnswer.empty(data)
     rows = torch.arange(len(data.start), device=data.start.device)
     length = torch.linalg.vector_norm(H, dim=(-2, -1)).clamp_min(1e-300).reshape(-1, 1).expand(len(rows), 1)
+    plain = data.clip_(torch.zeros_like(data.start))
+    data = aim(data, plain, _times(H, plain) + data.g, None, tolerance)
     x = data.clip_(data.start.clone())
     gradient = _times(H, x) + data.g
     left = torch.ones_like(rows, dtype=torch.bool)
     for done in range(MAX_ITERATIONS + 1):
-        good = left & ((data.excess(x, gradient, None, tolerance) <= 1) | (done == MAX_ITERATIONS))
+        excess = data.excess(x, gradient, None)
+        good = left & (~(excess > 1) | excess.isinf() | (done == MAX_ITERATIONS))
         if bool(good.any()):
             answer.keep(rows, good, x, gradient, None, done)
             left = left & ~good

@@ -228,11 +228,16 @@ def _write(run: Run, rows: Rows, x: Tensor, y: Tensor, whole_x: Tensor, whole_y:
         answer.state["x"][places], answer.state["y"][places], answer.state["rho"][places] = x, y, rows.rho
 
 
+LARGE_LINEAR = 100
+"""Rows above which a program without curvature is left to other engines, unless this one is named."""
+
 ENGINE = ConicEngine(
     "shared_admm",
     "zero, nonnegative and second-order cones, with a Hessian and a constraint matrix that the batch shares",
     "starts from the last primal and dual point and the last rho; the fewer constraints become active or cease to be, "
     "the fewer iterations",
     prepare,
+    # On large linear programs an interior-point method is quicker.
+    lambda program: bool(program.P.common.values.any()) or program.cones.rows <= LARGE_LINEAR,
 )
 """The engine, for `solve_problem`."""

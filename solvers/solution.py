@@ -22,8 +22,8 @@ class Status(Enum):
 
     SOLVED = "solved: the residuals on the original program meet the tolerance"
     INACCURATE = (
-        "inaccurate: the best point found misses the tolerance; loosen `tolerance`, take engine='clarabel', or choose "
-        "multipliers less far apart"
+        "inaccurate: the best point found misses the tolerance; loosen `tolerance`, take engine='clarabel', rescale "
+        "the data, or choose multipliers less far apart"
     )
     INFEASIBLE = "infeasible: no point meets the constraints; look at this instance's data"
     UNBOUNDED = "unbounded: the objective falls without end; add a proximal term, weight decay or bounds"
@@ -62,7 +62,8 @@ class Solution:
         Place of an infeasible or unbounded instance -> the checked ray that shows it, as duals by constraint label
         (infeasible) or as a direction by variable name (unbounded).
     ids : tuple
-        Names of the instances, by which a later solve finds its warm starts; empty where none were given.
+        Names of the rows of `state`, by which a later solve finds its warm starts: those of this batch first, then
+        those that it was warm-started with and did not meet. Empty where none were given.
     """
 
     variables: dict[str, Tensor]

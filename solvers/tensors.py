@@ -38,10 +38,17 @@ def as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
     if isinstance(values, Tensor):
         if values.device != device:
             raise UsageError(f"{what} is on {values.device}, but the data are on {device}; move it there.")
+        if values.layout != torch.strided:
+            raise UsageError(f"{what} is a sparse tensor; expected a dense one: values.to_dense().")
         if values.is_complex():
             raise UsageError(f"{what} has type {values.dtype}; expected real numbers.")
         return values.detach().to(torch.float64)
-    array = np.asarray(values)
+    if np.ma.is_masked(values):
+        raise UsageError(f"{what} has masked entries; expected all numbers: fill them in first.")
+    try:
+        array = np.asarray(values)
+    except ValueError as refusal:
+        raise UsageError(f"{what} cannot be read as an array ({refusal}); expected rows of one length.") from None
     if array.dtype.kind not in "iubf":
         raise UsageError(f"{what} has type {array.dtype}; expected real numbers.")
     # Copied only where it has to be: torch warns of arrays that cannot be written.

@@ -40,7 +40,8 @@ NEEDED = pytest.mark.skipif(
 
 def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moreau", None)
-    assert ENGINE.prepare(zoo_case(BY_NAME["box_quadratic"]).program) == "the package moreau (pip install 'convexblocks[moreau]')"
+    program = zoo_case(BY_NAME["box_quadratic"]).program
+    assert ENGINE.prepare(program) == "the package moreau (pip install 'convexblocks[moreau]')"
 
 
 def test_the_engine_says_where_it_runs_and_what_a_start_does() -> None:

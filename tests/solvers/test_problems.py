@@ -387,3 +387,96 @@ def test_an_own_subproblem_is_batched_warm_started_and_measured_with_no_extra_co
 
 def test_claims_are_the_documented_numbers() -> None:
     assert (POINT, INFEASIBLE, UNBOUNDED) == (0, 1, 2)
+
+
+# Odd data
+
+
+def test_one_instance_that_overflows_takes_nobody_with_it() -> None:
+    p = np.array([[1e200, -2.0, 3.0], [1.0, 1.0, 1.0]])
+    solution = solve_problem(projection(), {"p": p})
+    assert solution.status[1] is Status.SOLVED
+    np.testing.assert_allclose(solution.variables["x"][1], [1, 1, 1], atol=1e-6)
+
+
+def test_a_warm_start_from_a_program_of_another_structure_is_a_cold_one() -> None:
+    x, p, W = cp.Variable(4, name="x"), cp.Parameter(4, name="p"), cp.Parameter((3, 4), name="W")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + cp.sum_squares(cp.pos(W @ x + 1))), [x >= 0])
+    rng = np.random.default_rng(0)
+    data = {"p": rng.standard_normal((5, 4)), "W": rng.standard_normal((3, 4))}
+    first = solve_problem(problem, data, ids=range(5))
+    data["W"][0] = 0
+    cold = solve_problem(problem, data)
+    warm = solve_problem(problem, data, ids=range(5), warm_start=first)
+    assert warm.solved
+    torch.testing.assert_close(warm.variables["x"], cold.variables["x"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-5])
+def test_small_data_do_not_make_the_start_a_solution(scale) -> None:
+    x, M, p = cp.Variable(2, name="x"), cp.Parameter((2, 2), name="M"), cp.Parameter(2, name="p")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(M @ x - p)), [x >= 0])
+    M_values = np.array([[[1.0, 2.0], [3.0, 4.0]]]) * scale
+    solution = solve_problem(problem, {"M": M_values, "p": np.array([[3.0, 7.0]]) * scale})
+    np.testing.assert_allclose(solution.variables["x"], [[1, 1]], atol=1e-3)
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-6])
+def test_a_far_solution_is_not_called_infeasible(eps) -> None:
+    # x_0 = 1 / eps is the only way to meet the first constraint.
+    x, least = cp.Variable(2, name="x"), cp.Parameter(name="least")
+    problem = cp.Problem(cp.Minimize(x[0]), [eps * x[0] + x[1] >= least, x[1] <= 0, x[0] <= 1e12])
+    solution = solve_problem(problem, {"least": np.ones(2)})
+    assert Status.INFEASIBLE not in solution.status
+    assert Status.UNBOUNDED not in solution.status
+
+
+def test_a_batch_that_its_engine_cannot_solve_makes_the_next_one_choose_anew() -> None:
+    x, t = cp.Variable(3, name="x"), cp.Variable(2, name="t")
+    p, W, low = cp.Parameter(3, name="p"), cp.Parameter((2, 3), name="W"), cp.Parameter(2, name="low")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(t) + cp.sum_squares(x) + p @ x), [t >= W @ x, t >= low])
+    rng = np.random.default_rng(0)
+    data = {"p": rng.standard_normal((4, 3)), "W": rng.standard_normal((2, 3)), "low": np.full((4, 2), -1.0)}
+    assert solve_problem(problem, data).engine == "projected_gradient"
+    data["low"] = np.full((4, 2), 1.0)
+    kinked = solve_problem(problem, data)
+    assert kinked.solved
+    assert kinked.again["clarabel"].tolist() == [0, 1, 2, 3]
+    chosen = solve_problem(problem, data)
+    assert chosen.engine == "shared_admm"
+    assert not chosen.again
+    torch.testing.assert_close(chosen.objective, kinked.objective, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [
+        ([np.ones(3)], "expected a dict"),
+        ({"p": [[1.0, 2.0, 3.0], [1.0]]}, "rows of one length"),
+        ({"p": torch.eye(3).to_sparse()}, "sparse tensor"),
+        ({"p": np.ma.masked_less(np.array([[1.0, -1.0, 2.0]]), 0)}, "masked"),
+    ],
+)
+def test_odd_containers_are_refused(parameters, word) -> None:
+    with pytest.raises(UsageError, match=word):
+        solve_problem(projection(), parameters)
+
+
+def test_processes_and_odd_arguments() -> None:
+    with pytest.raises(UsageError, match="expected a name"):
+        solve_problem(projection(), {"p": np.ones(3)}, engine=["clarabel"])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="expected a sequence of names"):
+        solve_problem(projection(), {"p": np.ones(3)}, ids=3)  # type: ignore[arg-type]
+
+
+def test_own_diagonal_matrices_are_held_a_few_at_a_time(monkeypatch) -> None:
+    from convexblocks.solvers import projected_newton
+
+    x, w = cp.Variable(6, name="x"), cp.Parameter(6, nonneg=True, name="w")
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.multiply(w, cp.square(x))) - cp.sum(x)), [x >= 0])
+    data = {"w": np.random.default_rng(0).random((9, 6)) + 0.5}
+    whole = solve_problem(problem, data, engine="projected_newton")
+    monkeypatch.setattr(projected_newton, "MOST_TOGETHER", 72)
+    cut = solve_problem(problem, data, engine="projected_newton")
+    assert torch.equal(whole.variables["x"], cut.variables["x"])
+    np.testing.assert_allclose(whole.variables["x"], 0.5 / data["w"], atol=1e-5)
