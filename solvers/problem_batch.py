@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,11 @@ def check_batch(form: Canonical, parameters: Mapping[str, Any]) -> Batch:
     wrong = [f"unexpected {name!r}" for name in parameters if name not in known]
     wrong += [f"missing {name!r}" for name in known if name not in parameters]
     if wrong:
-        raise UsageError(f"{', '.join(wrong)}; expected the parameters {', '.join(map(repr, known)) or '(none)'}.")
+        unnamed = any(re.fullmatch(r"param\d+", name) for name in known)
+        raise UsageError(
+            f"{', '.join(wrong)}; expected the parameters {', '.join(map(repr, known)) or '(none)'}"
+            + (": name them, cp.Parameter(..., name='p')." if unnamed else ".")
+        )
     device = one_device("parameters", parameters)
     values = {name: as_tensor(f"the parameter {name!r}", parameters[name], device) for name in known}
     batched: list[str] = []

@@ -462,6 +462,12 @@ def test_odd_containers_are_refused(parameters, word) -> None:
         solve_problem(projection(), parameters)
 
 
+def test_a_parameter_without_a_name_is_told_to_have_one() -> None:
+    x, p = cp.Variable(3), cp.Parameter(3)
+    with pytest.raises(UsageError, match="name them"):
+        solve_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - p))), {"p": np.ones((2, 3))})
+
+
 def test_processes_and_odd_arguments() -> None:
     with pytest.raises(UsageError, match="expected a name"):
         solve_problem(projection(), {"p": np.ones(3)}, engine=["clarabel"])  # type: ignore[arg-type]
