@@ -90,7 +90,10 @@ def solve(
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     if not isinstance(subproblem, Subproblem):
-        raise UsageError(f"the subproblem is {subproblem!r}; expected a Subproblem, e.g. FenchelActivation(width=4).")
+        raise UsageError(
+            f"the subproblem is {subproblem!r}; expected a Subproblem, e.g. FenchelActivation(width=4) (a "
+            "cvxpy.Problem is for solve_problem)."
+        )
     if not isinstance(tolerance, Real) or not 0 < tolerance < 1:
         raise UsageError(f"tolerance is {tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
     tensors = check_data(subproblem, data)

@@ -175,11 +175,13 @@ def _check(problem: cp.Problem) -> None:
             f"cvxpy {cp.__version__} silently loses quadratic terms of symmetric, diagonal and sparse variables, which "
             "this problem has; expected 1.9.3 or newer: pip install --upgrade cvxpy."
         )
-    for kind, leaves in (("variables", problem.variables()), ("parameters", problem.parameters())):
+    for kind, leaves in (("Variable", problem.variables()), ("Parameter", problem.parameters())):
         names = [leaf.name() for leaf in leaves]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise UsageError(f"two {kind} are named {twice[0]!r}; expected distinct names: cp.Variable(..., name=...).")
+            raise UsageError(
+                f"two {kind.lower()}s are named {twice[0]!r}; expected distinct names: cp.{kind}(..., name=...)."
+            )
 
 
 def _loses_quadratics(problem: cp.Problem) -> bool:

@@ -257,10 +257,11 @@ def _require_solved(places: Tensor, status: Sequence[Status]) -> None:
     bad = [place for place in places.tolist() if status[place] is not Status.SOLVED]
     if bad:
         raise SolveError(
-            f"{len(bad)} instances that are not solved have no gradient, but the loss depends on them; instance "
-            f"{bad[0]} is {status[bad[0]].value}. Leave them out of the loss: index the solved rows first, "
-            "x[solved], or torch.where(solved, x, 0)."
+            f"the loss depends on {len(bad)} of the instances that are not solved, which have no gradient; instance "
+            f"{bad[0]} is {status[bad[0]].value}. Leave them out: take values[solution.solved_rows] of the variables, "
+            "the duals and the objective."
         )
+
 
 
 class _Attached(torch.autograd.Function):

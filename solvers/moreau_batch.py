@@ -148,7 +148,7 @@ def _cones(moreau: Any, cones: Cones) -> Any:
     )  # fmt: skip
 
 
-SMALL = 64
+SMALL = 128
 """Unknowns up to which a quadratic program is left to Clarabel, unless this engine is named."""
 
 ENGINE = ConicEngine(

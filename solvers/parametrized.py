@@ -184,12 +184,14 @@ def check_parameters(form: Canonical, values: Mapping[str, Tensor], batched: Map
     """
     for name, entry in form.parameters.items():
         value = values[name] if batched[name] else values[name][None]
-        for attribute in entry.attributes:
+        # A matrix that is not symmetric is told so, whatever its eigenvalues.
+        definite = [("symmetric", name) for name in entry.attributes if name in ("PSD", "NSD")]
+        for attribute, source in (*definite, *((name, name) for name in entry.attributes)):
             wrong = _misses(attribute, value, entry)
             if wrong is not None and bool(wrong.any()):
                 place = int(wrong.nonzero()[0, 0])
                 where = f" of instance {place}" if batched[name] else ""
-                given = attribute if attribute == "sparsity" else f"{attribute}=True"
+                given = source if source == "sparsity" else f"{source}=True"
                 raise UsageError(
                     f"the parameter {name!r}{where} is not {WORDS.get(attribute, attribute)}, as its definition says "
                     f"({given}); give such values, or define the parameter without it."

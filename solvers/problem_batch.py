@@ -80,7 +80,9 @@ def check_batch(form: Canonical, parameters: Mapping[str, Any]) -> Batch:
                 )
         # A finite sum is quicker to see; only where it is not, is every entry looked at.
         if not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
-            raise UsageError(f"the parameter {name!r} holds NaN or infinite values; expected finite numbers.")
+            bad = int((~value.isfinite()).nonzero()[0, 0]) if name in batched else None
+            where = "" if bad is None else f" in instance {bad}"
+            raise UsageError(f"the parameter {name!r} holds NaN or infinite values{where}; expected finite numbers.")
     check_parameters(form, values, {name: name in batched for name in values})
     size = len(values[batched[0]]) if batched else 1
     return Batch(values, tuple(batched), size, device)

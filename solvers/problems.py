@@ -137,7 +137,8 @@ def solve_problem(
     batch = check_batch(compiled.form, parameters or {})
     names = check_ids(ids, batch.size)
     began = time.perf_counter()
-    plan = make_plan(compiled, batch, engine, processes)
+    # Names as cvxpy writes them are taken too: cp.CLARABEL.
+    plan = make_plan(compiled, batch, None if engine is None else engine.lower(), processes)
     prepared = time.perf_counter()
     gradients = torch.is_grad_enabled() and any(
         isinstance(values, Tensor) and values.requires_grad for values in (parameters or {}).values()
@@ -233,7 +234,9 @@ def _check_arguments(
     problem: Any, parameters: Any, engine: Any, warm_start: Any, tolerance: Any, processes: Any
 ) -> None:
     if not isinstance(problem, cp.Problem):
-        raise UsageError(f"the problem is {problem!r}; expected a cvxpy.Problem.")
+        raise UsageError(
+            f"the problem is {problem!r}; expected a cvxpy.Problem (a Subproblem is for solve(subproblem, data))."
+        )
     if parameters is not None and not isinstance(parameters, Mapping):
         raise UsageError(f"parameters is {type(parameters).__name__}; expected a dict of names and arrays.")
     if engine is not None and not isinstance(engine, str):

@@ -7,6 +7,7 @@ labels of the constraints.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,7 +31,7 @@ class Status(Enum):
     FAILED = "failed: the solver gave no point; try another engine ('clarabel', 'scs') or rescale the data"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """Solutions of a batch of instances of one subproblem.
 
@@ -79,6 +80,25 @@ class Solution:
     again: Mapping[str, Tensor] = field(default_factory=dict)
     rays: Mapping[int, dict[str, Tensor]] = field(default_factory=dict)
     ids: tuple[Hashable, ...] = ()
+
+    def __repr__(self) -> str:
+        """A few lines: how many ended how, by which engine, and how well."""
+        counts = ", ".join(f"{count} {status.name}" for status, count in Counter(self.status).items())
+        rows = self.solved_rows
+        shown = ", ".join(f"{name} {float(part[rows].max()):.0e}" for name, part in vars(self.residuals).items()
+                          if bool(rows.any()))  # fmt: skip
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.variables.items())
+        again = "".join(f"; {len(places)} again by {name!r}" for name, places in self.again.items())
+        return (
+            f"Solution of {len(self.status)} instances: {counts}; engine {self.engine!r}, {self.seconds:.3g} s{again}\n"
+            f"  variables {shapes}\n  worst residuals of the solved ones: {shown or 'none is solved'}"
+        )
+
+    @property
+    def solved_rows(self) -> Tensor:
+        """Which instances are solved, (batch,): a mask for ``values[solution.solved_rows]``."""
+        found = [status is Status.SOLVED for status in self.status]
+        return torch.tensor(found, device=self.iterations.device)
 
     @property
     def solved(self) -> bool:

@@ -594,7 +594,7 @@ ATTRIBUTES: dict[str, tuple[dict[str, bool], float | list[list[float]], float | 
     "neg": ({"neg": True}, -0.1, 0.1, "below zero"),
     "symmetric": ({"symmetric": True}, [[1.0, 2], [2, -3]], [[1.0, 2], [2.1, -3]], "symmetric"),
     "PSD": ({"PSD": True}, [[1.0, 1], [1, 1]], [[1.0, 2], [2, 1]], "PSD"),
-    "PSD, skew": ({"PSD": True}, [[2.0, 1], [1, 2]], [[2.0, 1], [0, 2]], "PSD"),
+    "PSD, skew": ({"PSD": True}, [[2.0, 1], [1, 2]], [[2.0, 1], [0, 2]], "symmetric"),
     "NSD": ({"NSD": True}, [[-1.0, 1], [1, -1]], [[-1.0, 2], [2, -1]], "NSD"),
     "diag": ({"diag": True}, [[1.0, 0], [0, -1]], [[1.0, 0.1], [0, -1]], "diag"),
 }

@@ -468,6 +468,25 @@ def test_a_parameter_without_a_name_is_told_to_have_one() -> None:
         solve_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - p))), {"p": np.ones((2, 3))})
 
 
+def test_a_solution_tells_itself_in_a_few_lines() -> None:
+    x, r = cp.Variable(name="x"), cp.Parameter(name="r")
+    solution = solve_problem(cp.Problem(cp.Minimize(cp.square(x)), [x >= r, x <= 0]), {"r": np.array([-1.0, 1.0])})
+    assert solution.solved_rows.tolist() == [True, False]
+    told = repr(solution)
+    for word in ("2 instances", "1 SOLVED", "1 INFEASIBLE", solution.engine, "x (2,)", "worst residuals"):
+        assert word in told
+    assert len(told.splitlines()) == 3
+
+
+def test_names_of_engines_are_taken_as_cvxpy_writes_them() -> None:
+    assert solve_problem(projection(), {"p": np.ones(3)}, engine=cp.CLARABEL).engine == "clarabel"
+
+
+def test_not_a_number_is_found_in_its_instance() -> None:
+    with pytest.raises(UsageError, match="in instance 1"):
+        solve_problem(projection(), {"p": np.array([[1.0, 2, 3], [1, np.nan, 2]])})
+
+
 def test_processes_and_odd_arguments() -> None:
     with pytest.raises(UsageError, match="expected a name"):
         solve_problem(projection(), {"p": np.ones(3)}, engine=["clarabel"])  # type: ignore[arg-type]
