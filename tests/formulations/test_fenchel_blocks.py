@@ -440,10 +440,10 @@ def test_own_program_is_solved_in_a_batch_with_no_extra_code() -> None:
         "y": np.array([[1.0, -1.0], [3.0, 0.5], [0.0, 2.0]]),
         "price": np.array([[0.0, 0.0], [2.0, 0.5], [1.0, 0.0]]),
     }
-    solution = solve(NonnegativeFit(), data)
+    solution = solve(NonnegativeFit(), data, tolerance=1e-10)
     assert solution.engine == "projected_gradient"
     assert solution.status == (Status.SOLVED,) * 3
-    np.testing.assert_allclose(solution.variables["x"], [[0.5, 0], [1, 0.125], [0, 1]], atol=1e-6)
+    np.testing.assert_allclose(solution.variables["x"], [[0.5, 0], [1, 0.125], [0, 1]], atol=1e-7)
     assert float(solution.residuals.primal.max()) <= 1e-8
 
 

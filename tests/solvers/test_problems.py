@@ -505,3 +505,17 @@ def test_own_diagonal_matrices_are_held_a_few_at_a_time(monkeypatch) -> None:
     cut = solve_problem(problem, data, engine="projected_newton")
     assert torch.equal(whole.variables["x"], cut.variables["x"])
     np.testing.assert_allclose(whole.variables["x"], 0.5 / data["w"], atol=1e-5)
+
+
+def test_a_large_linear_program_is_not_taken_by_the_splitting_method_unless_it_is_named() -> None:
+    x, b = cp.Variable(30, name="x"), cp.Parameter(120, name="b")
+    rng = np.random.default_rng(0)
+    A, cost = rng.standard_normal((120, 30)), rng.standard_normal(120)
+    # Bounded: the cost is minus a positive combination of the rows.
+    problem = cp.Problem(cp.Minimize(-(np.abs(cost) @ A) @ x), [A @ x <= b])
+    data = {"b": rng.random((3, 120)) + 1}
+    chosen = solve_problem(problem, data)
+    assert chosen.engine in ("clarabel", "moreau")
+    named = solve_problem(problem, data, engine="shared_admm")
+    assert named.engine == "shared_admm"
+    torch.testing.assert_close(named.objective, chosen.objective, rtol=1e-4, atol=1e-4)

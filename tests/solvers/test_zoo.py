@@ -25,7 +25,8 @@ from convexblocks.solvers import Solution, Status
 from convexblocks.solvers.conic_engine import ConicEngine, Runner
 from convexblocks.solvers.conic_engines import CONIC_ENGINES
 from convexblocks.solvers.conic_program import INFEASIBLE, NOTHING, POINT, UNBOUNDED, Points
-from convexblocks.solvers.problems import solve_problem
+from convexblocks.solvers.problem_batch import check_batch
+from convexblocks.solvers.problems import compile_problem, make_plan, solve_problem
 
 TIGHT = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 BY_NAME = {model.name: model for model in ZOO}
@@ -261,11 +262,11 @@ def solved(model: Model, engine: str) -> Solution | None:
 @pytest.mark.parametrize("model", ZOO, ids=str)
 def test_the_default_engine_solves_every_instance(model: Model) -> None:
     solution = solve_problem(written(model), model.draw())
-    able = [name for name in CONIC_ENGINES if solved(model, name)]
-    # The first that can, unless another is known to be quicker there (`ConicEngine.suits`).
-    assert solution.engine == next(name for name in able if name not in ("shared_admm", "moreau")) or (
-        solution.engine == able[0]
-    )
+    compiled = compile_problem(written(model))
+    batch = check_batch(compiled.form, model.draw())
+    program = make_plan(compiled, batch, "clarabel").program(batch, torch.arange(batch.size))
+    able = (name for name, engine in CONIC_ENGINES.items() if solved(model, name) and engine.suits(program))
+    assert solution.engine == next(able)
     compare(model, solution, truths(model), 1e-6, must=True)
 
 
