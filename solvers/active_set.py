@@ -9,6 +9,8 @@ from torch import Tensor
 
 GROUP = 64
 """Rows solved together; they are sorted by their number of free unknowns, so that little is padded."""
+FAR = 1e200
+"""Curvature of the unknowns that fill up a row: whatever they are coupled to, they do not move."""
 TINY = 1e-12
 """Added to the diagonal, relative to its largest entry, where free unknowns have no curvature."""
 
@@ -28,7 +30,7 @@ def free_direction(hessian: Callable[[Tensor, Tensor], Tensor], gradient: Tensor
     Parameters
     ----------
     hessian : callable
-        Rows (k,) and places (k, size) of unknowns -> second derivatives among them, (k, size, size).
+        Rows (k,) and places (k, size) of unknowns -> second derivatives among them, (k, size, size), a new tensor.
     gradient : Tensor, shape (rows, n)
     free : Tensor of bool, shape (rows, n)
 
@@ -37,21 +39,32 @@ def free_direction(hessian: Callable[[Tensor, Tensor], Tensor], gradient: Tensor
     Tensor, shape (rows, n)
         Rows whose matrix has no Cholesky factor get zero.
     """
+    counts, order = free.sum(1).sort()
+    size = int(counts[-1]) if len(counts) else 0
     result = torch.zeros_like(gradient)
-    counts = free.sum(1)
-    for rows in torch.split(torch.argsort(counts), GROUP):
-        size = int(counts[rows].max())
-        if not size:
-            continue
-        places = torch.argsort(free[rows].to(torch.int8), dim=1, descending=True, stable=True)[:, :size]
-        real = torch.gather(free[rows], 1, places).to(gradient)
-        matrices = hessian(rows, places) * real[:, :, None] * real[:, None, :]
-        diagonal = torch.diagonal(matrices, dim1=1, dim2=2)
-        diagonal += TINY * diagonal.abs().amax(1, keepdim=True) + (1 - real)
-        factors, failed = torch.linalg.cholesky_ex(matrices)
-        wanted = -torch.gather(gradient[rows], 1, places) * real
-        # Two triangular solves are several times quicker than torch's cholesky_solve on batches.
-        half = torch.linalg.solve_triangular(factors, wanted[..., None], upper=False)
-        moves = torch.linalg.solve_triangular(factors.mT, half, upper=True)[..., 0] * (failed == 0)[:, None]
-        result[rows] = result[rows].scatter(1, places, moves.nan_to_num(0, 0, 0))
+    if not size:
+        return result
+    # The free unknowns of every row, first to last, in a table that is padded with unknown 0.
+    at, unknowns = free[order].nonzero(as_tuple=True)
+    rank = torch.arange(len(at), device=at.device) - (counts.cumsum(0) - counts)[at]
+    owners = order[at]
+    places = torch.zeros(len(order), size, dtype=torch.int64, device=at.device)
+    places[at, rank] = unknowns
+    moves = gradient.new_zeros(len(order), size)
+    moves[at, rank] = -gradient[owners, unknowns]
+    padding = (torch.arange(size, device=at.device) >= counts[:, None]) * moves.new_tensor(FAR)
+    for first in range(0, len(order), GROUP):
+        group = slice(first, first + GROUP)
+        longest = int(counts[group][-1])
+        if longest:
+            chosen = places[group, :longest]
+            matrices = hessian(order[group], chosen)
+            diagonal = torch.diagonal(matrices, dim1=1, dim2=2)
+            diagonal += TINY * diagonal.abs().amax(1, keepdim=True) + padding[group, :longest]
+            factors, failed = torch.linalg.cholesky_ex(matrices)
+            # Two triangular solves are several times quicker than torch's cholesky_solve on batches.
+            half = torch.linalg.solve_triangular(factors, moves[group, :longest, None], upper=False)
+            solved = torch.linalg.solve_triangular(factors.mT, half, upper=True)[..., 0]
+            moves[group, :longest] = torch.where((failed == 0)[:, None], solved, 0.0)
+    result[owners, unknowns] = moves[at, rank].nan_to_num_(0, 0, 0)
     return result

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cone_derivatives import Curved, curved_derivatives, held_rows
 from .elimination import Reduction
+from .tensors import times_own
 
 REGULARIZATION = 1e-8
 """Added to the scaled system, and taken out again by refinement."""
@@ -137,7 +138,7 @@ def _pick(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _times(matrix: Tensor, rows: Tensor) -> Tensor:
-    return rows @ matrix.T if matrix.ndim == 2 else (matrix @ rows[..., None])[..., 0]
+    return rows @ matrix.T if matrix.ndim == 2 else times_own(matrix, rows)
 
 
 def _solve_symmetric(K: Tensor, sides: Tensor, signs: Tensor) -> Tensor:

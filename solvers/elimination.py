@@ -4,10 +4,12 @@ cvxpy writes ``sum_squares(W x - b)`` as ``y'y`` with ``y == W x - b``. Such a r
 equality has, is solved for x_j and x_j substituted. In blocks, with the defined variables c, the others k, the
 definitions r and the other rows o,
 
-    x_c = e - D x_k,    D = A_rk / a,    e = b_r / a,    a the diagonal of A_rc,
+    a x_c = b_r - R x_k,    R = A_rk,    a the diagonal of A_rc.
 
-the objective gets  P_kk - P_kc D - D'P_ck + D'P_cc D,  the other rows  A_ok - A_oc D,  and the duals come back as
-y_r = -(P x + q + A_o'y_o)_c / a. The reduced program is dense: it is for engines that live on dense products.
+In the scaled variables a x_c the pivots are ones: columns c of P and A, rows c of P and q_c are divided by a, and R
+stays as it is, for it may be the largest part of every instance. With these the objective gets
+P_kk - P_kc R - R'P_ck + R'P_cc R,  the other rows  A_ok - A_oc R,  and the duals come back as
+y_r = -(P x + q + A_o'y_o)_c. The reduced program is dense: it is for engines that live on dense products.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor
 from .conic_program import Cones, ConicProgram
 from .matrix import Matrix
 from .shared_matrix import span
+from .tensors import gram_own, times_own
 
 MOST_ENTRIES = 4_000_000
 """Largest product of rows and columns of a program that is held densely."""
@@ -46,10 +49,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageMatrices:
-    """The blocks of a stage; None where one is zero, or the pivots are ones. A batch axis leads where entries vary."""
+    """The blocks of a stage in the scaled variables; None where one is zero. A batch axis leads where entries vary.
+
+    The pivots, (c,), are None where they are ones. The batch shares them: they are entries that nothing touches.
+    """
 
     pivots: Tensor | None
-    D: Tensor
+    R: Tensor
     A_oc: Tensor | None
     P_kc: Tensor | None
     P_cc: Tensor | None
@@ -99,9 +105,10 @@ class Reduction:
             before.append(_reduce_vectors(stage, blocks, *before[-1])[:2])
         for (stage, blocks), (costs, sides) in zip(reversed(self.stages), reversed(before), strict=False):
             r, c, o, k = stage.spans
-            defined = _over(sides[:, r], blocks.pivots) - _product(blocks.D, x)
-            push = _sum(costs[:, c], (x, blocks.P_kc), (defined, blocks.P_cc), (y, blocks.A_oc))
-            x, y = _join(x, k, defined, c), _join(y, o, _over(-push, blocks.pivots), r)
+            defined = sides[:, r] - _product(blocks.R, x)
+            cost = _over(costs[:, c], blocks.pivots)
+            push = _sum(cost, (x, blocks.P_kc), (defined, blocks.P_cc), (y, blocks.A_oc))
+            x, y = _join(x, k, _over(defined, blocks.pivots), c), _join(y, o, -push, r)
         return x, y
 
 
@@ -137,20 +144,20 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
     done = []
     for stage in stages:
         r, c, o, k = stage.rows, stage.columns, stage.other_rows, stage.other_columns
-        pivots = torch.diagonal(_block(A, r, c), dim1=-2, dim2=-1)
-        ones = bool((pivots == 1).all())
-        D = _block(A, r, k) if ones else _block(A, r, k) / pivots[..., None]
-        A_oc, P_kc, P_cc = _nonzero(_block(A, o, c)), _nonzero(_block(P, k, c)), _compact(_block(P, c, c))
+        pivots, R = _pivots(_block(A, r, c)), _block(A, r, k)
+        A_oc, P_kc = (_nonzero(_over(_block(matrix, rows, c), pivots)) for matrix, rows in ((A, o), (P, k)))
+        P_cc = _block(P, c, c)
+        P_cc = _compact(P_cc if pivots is None else P_cc / pivots / pivots[:, None])
         P, A = _block(P, k, k), _block(A, o, k)
         if P_kc is not None:
-            mixed = P_kc @ D
+            mixed = P_kc @ R
             P = P - mixed - mixed.mT
         if P_cc is not None:
-            P = _add_square(P, D, P_cc)
+            P = _add_square(P, R, P_cc)
         if A_oc is not None:
-            A = A - A_oc @ D
+            A = A - A_oc @ R
         columns = columns[k]
-        done.append((stage, StageMatrices(None if ones else pivots, D, A_oc, P_kc, P_cc)))
+        done.append((stage, StageMatrices(pivots, R, A_oc, P_kc, P_cc)))
     if not stages:
         rows = torch.arange(m, device=program.q.device)
         P, A = _block(P, columns, columns), _block(A, rows, columns)
@@ -211,9 +218,9 @@ def _one_for_each_row(
 def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Reduced q and b, and the constant that leaves the objective."""
     r, c, o, k = stage.spans
-    e, costs = _over(b[:, r], blocks.pivots), q[:, c]
+    e, costs = b[:, r], _over(q[:, c], blocks.pivots)
     slope = _sum(costs, (e, blocks.P_cc))
-    reduced = q[:, k] - _pulled(slope, blocks.D)
+    reduced = q[:, k] - _pulled(slope, blocks.R)
     if blocks.P_kc is not None:
         reduced = reduced + _product(blocks.P_kc, e)
     moved = None if blocks.A_oc is None else _product(blocks.A_oc, e)
@@ -224,6 +231,12 @@ def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -
 
 def _block(matrix: Matrix | Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return matrix.block(rows, columns) if isinstance(matrix, Matrix) else matrix[..., rows[:, None], columns]
+
+
+def _pivots(block: Tensor) -> Tensor | None:
+    """The diagonal of a block that is diagonal, and the same for all instances; None where it is ones."""
+    pivots = torch.diagonal(block if block.ndim == 2 else block[0])
+    return None if bool((pivots == 1).all()) else pivots.clone()
 
 
 def _nonzero(block: Tensor) -> Tensor | None:
@@ -237,26 +250,28 @@ def _compact(block: Tensor) -> Tensor | None:
     return _nonzero(torch.diagonal(block).clone())
 
 
-def _add_square(P: Tensor, D: Tensor, P_cc: Tensor) -> Tensor:
-    """P + D'P_cc D."""
+def _add_square(P: Tensor, R: Tensor, P_cc: Tensor) -> Tensor:
+    """P + R'P_cc R."""
     if P_cc.ndim > 1:
-        return P + D.mT @ (P_cc @ D)
-    if bool((P_cc == P_cc[0]).all()):
-        # One number: D need not be multiplied, which for matrices of their own is a pass over all of them.
-        return P + P_cc[0] * (D.mT @ D)
-    return P + D.mT @ (P_cc[:, None] * D)
+        return P + R.mT @ (P_cc @ R)
+    if not bool((P_cc == P_cc[0]).all()):
+        return P + R.mT @ (P_cc[:, None] * R)
+    # One number: R need not be multiplied, nor zeros added; each is a pass over the matrices of all instances.
+    square = gram_own(R)
+    square = square if float(P_cc[0]) == 1 else square.mul_(P_cc[0])
+    return P + square if bool(P.any()) else square
 
 
 def _product(matrix: Tensor, rows: Tensor) -> Tensor:
     """The matrix times every row."""
-    return rows @ matrix.T if matrix.ndim == 2 else (matrix @ rows[..., None])[..., 0]
+    return rows @ matrix.T if matrix.ndim == 2 else times_own(matrix, rows)
 
 
 def _pulled(rows: Tensor, matrix: Tensor) -> Tensor:
     """The transposed matrix times every row; a diagonal is given as such."""
     if matrix.ndim == 1:
         return rows * matrix
-    return rows @ matrix if matrix.ndim == 2 else (rows[:, None] @ matrix)[:, 0]
+    return rows @ matrix if matrix.ndim == 2 else times_own(matrix.mT, rows)
 
 
 def _sum(first: Tensor, *others: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -268,6 +283,7 @@ def _sum(first: Tensor, *others: tuple[Tensor, Tensor | None]) -> Tensor:
 
 
 def _over(rows: Tensor, pivots: Tensor | None) -> Tensor:
+    """Columns divided by their pivots."""
     return rows if pivots is None else rows / pivots
 
 

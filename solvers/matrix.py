@@ -14,7 +14,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .shared_matrix import SharedMatrix, span
+from .shared_matrix import SharedMatrix, places_among, span
+from .tensors import times_own
 
 MOST_LAYOUTS = 64
 DENSE_SHARE = 0.25
@@ -46,7 +47,7 @@ class OwnEntries:
         if self._block is None:
             return result.index_add_(1, self.rows, self.values * x[:, self.columns])
         block, rows, columns = self._block
-        return result.index_copy_(1, rows, (x[:, None, columns] @ block)[:, 0])
+        return result.index_copy_(1, rows, times_own(block.mT, x[:, columns]))
 
     def transposed_times(self, y: Tensor) -> Tensor:
         """Every instance's entries, transposed, times its own row of y."""
@@ -54,7 +55,7 @@ class OwnEntries:
         if self._block is None:
             return result.index_add_(1, self.columns, self.values * y[:, self.rows])
         block, rows, columns = self._block
-        return result.index_copy_(1, columns, (block @ y[:, rows, None])[..., 0])
+        return result.index_copy_(1, columns, times_own(block, y[:, rows]))
 
     @cached_property
     def _block(self) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -82,7 +83,9 @@ class OwnEntries:
         if key not in self.layouts:
             if len(self.layouts) >= MOST_LAYOUTS:
                 self.layouts.clear()
-            down, across = _places(self.rows, rows, self.shape[0]), _places(self.columns, columns, self.shape[1])
+            down, across = (places_among(*part) for part in (
+                (self.rows, rows, self.shape[0]), (self.columns, columns, self.shape[1])
+            ))  # fmt: skip
             chosen = (down >= 0) & (across >= 0)
             down, across = down[chosen], across[chosen]
             by_columns = across * len(rows) + down
@@ -143,20 +146,18 @@ class Matrix:
         return result
 
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """The dense block of some rows and columns; (batch, rows, columns) only where entries of it vary."""
-        down = _places(self.common.rows, rows, self.shape[0])
-        across = _places(self.common.columns, columns, self.shape[1])
-        inside = (down >= 0) & (across >= 0)
-        common = self.common.values.new_zeros(len(rows), len(columns)).index_put(
-            (down[inside], across[inside]), self.common.values[inside], accumulate=True
-        )
+        """The dense block of some rows and columns; (batch, rows, columns) only where entries of it vary.
+
+        It may be a view, and must not be written to.
+        """
+        common, empty = self.common.block(rows, columns)
         if self.own is None:
             return common
         chosen, places, filled = self.own.inside(rows, columns)
         if not len(places):
             return common
         own = self.own.values if chosen is None else self.own.values[:, chosen]
-        if filled and not bool(common.any()):
+        if filled and empty:
             # They are the block, column by column: a view, where copies of every instance's matrix would cost most.
             return own.reshape(-1, len(columns), len(rows)).mT
         if filled:
@@ -172,7 +173,8 @@ class Matrix:
         """The matrices of some instances."""
         if self.own is None:
             return self
-        own = OwnEntries(self.own.rows, self.own.columns, self.own.values[places], self.shape, self.own.layouts)
+        values = self.own.values[span(places)]
+        own = OwnEntries(self.own.rows, self.own.columns, values, self.shape, self.own.layouts)
         return Matrix(self.common, own)
 
     def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,9 +194,3 @@ class Matrix:
         summed = sp.csr_array((np.ones(len(inverse)), (inverse, np.arange(len(inverse)))), (len(places), len(inverse)))
         return places % self.shape[0], places // self.shape[0], (summed @ values.T).T
 
-
-def _places(entries: Tensor, chosen: Tensor, size: int) -> Tensor:
-    """Place of every entry's index among the chosen ones; -1 where it is not among them."""
-    places = torch.full((size,), -1, dtype=torch.int64, device=entries.device)
-    places[chosen] = torch.arange(len(chosen), device=entries.device)
-    return places[entries]

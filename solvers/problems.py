@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import cvxpy as cp
@@ -28,14 +28,18 @@ from .problem_batch import Batch, check_batch
 from .solution import Solution
 from .warm_starts import check_ids, recall, remember
 
-CHUNK_ENTRIES = 2**17, 2**20
+CHUNK_ENTRIES = 2**17, 2**21
 """Entries of the vectors, and of own matrices, of the instances solved together: what a processor's caches hold."""
 LEAST_ROWS, MOST_ROWS = 64, 4096
 DEVICE_ENTRIES = 2**24
 """The same on another device, which is kept busy by large chunks."""
 KEPT_RUNNERS = 16
+"""Prepared runners, and as many sets of shared constants, that a problem keeps."""
 MOST_RESCUED = 0.5
 """Share of a batch solved again by the reference above which the next batch chooses its engine anew."""
+
+
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Compiled:
 
     form: Canonical
     sharings: dict[tuple[Any, ...], Sharing] = field(default_factory=dict)
+    constants: dict[tuple[Any, ...], Constants] = field(default_factory=dict)
     runners: dict[tuple[Any, ...], tuple[str, Runner]] = field(default_factory=dict)
 
 
@@ -190,27 +195,32 @@ def make_plan(compiled: Compiled, batch: Batch, engine: str | None, processes: i
     if key not in compiled.sharings:
         compiled.sharings[key] = Sharing(compiled.form, batch.batched, batch.device)
     sharing = compiled.sharings[key]
-    constants = sharing.constants(batch.shared)
+    shared = hashlib.blake2b(b"".join(value.cpu().numpy().tobytes() for value in batch.shared.values())).digest()
+    constants = _kept(compiled.constants, (*key, shared), lambda: sharing.constants(batch.shared))
     varying = sum(len(part.places) for part in (sharing.P, sharing.A))
     rows = _chunk_rows(compiled.form.variables + compiled.form.rows, varying, batch.device)
-    shared = hashlib.blake2b(b"".join(value.cpu().numpy().tobytes() for value in batch.shared.values())).digest()
 
     def runner(name: str | None) -> tuple[str, Runner]:
-        key = (name, batch.batched, str(batch.device), shared)
-        if key in compiled.runners:
-            compiled.runners[key] = compiled.runners.pop(key)
-        else:
-            if len(compiled.runners) >= KEPT_RUNNERS:
-                compiled.runners.pop(next(iter(compiled.runners)))
+        def make() -> tuple[str, Runner]:
             some = torch.arange(min(rows, batch.size), device=batch.device)
-            compiled.runners[key] = choose(sharing.program(constants, batch.own(some), len(some)), name)
-        return compiled.runners[key]
+            return choose(sharing.program(constants, batch.own(some), len(some)), name)
+
+        return _kept(compiled.runners, (name, *key, shared), make)
 
     used, run = runner(engine)
     reference = None if used == REFERENCE else runner(REFERENCE)[1]
     if processes > 1 and used in LOOPS:
         run, rows = spread(used, processes), batch.size
     return Plan(sharing, constants, used, run, reference, rows)
+
+
+def _kept(store: dict[tuple[Any, ...], Made], key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    """What is kept under a key, made where it is not; what was not asked for the longest goes when there are many."""
+    made = store.pop(key) if key in store else make()
+    if len(store) >= KEPT_RUNNERS:
+        store.pop(next(iter(store)))
+    store[key] = made
+    return made
 
 
 def _chunk_rows(length: int, varying: int, device: torch.device) -> int:

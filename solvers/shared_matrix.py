@@ -7,8 +7,9 @@ variables). Both are multiplied as what they are; only what is neither goes thro
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,8 @@ DENSE_ROW = 8
 """Rows with more entries than this are multiplied as a dense block."""
 DENSE_SHARE = 0.25
 """A block with at least this share of nonzeros is multiplied densely."""
+MOST_BLOCKS = 64
+"""Blocks of a matrix that are kept."""
 MOST_RUNS, SHORTEST_RUNS = 12, 16
 """Pieces of diagonals are taken one by one where they are few, and long on average."""
 
@@ -35,12 +38,15 @@ class SharedMatrix:
         Places of the entries.
     values : Tensor, shape (entries,)
     shape : tuple of int
+    blocks : dict
+        Dense blocks that were asked for; batch after batch wants the same.
     """
 
     rows: Tensor
     columns: Tensor
     values: Tensor
     shape: tuple[int, int]
+    blocks: dict[tuple[int, int], Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def times(self, x: Tensor) -> Tensor:
         """``x S'``: S times every row of x, (batch, columns) -> (batch, rows)."""
@@ -53,6 +59,22 @@ class SharedMatrix:
     def dense(self) -> Tensor:
         """The whole matrix."""
         return self.values.new_zeros(self.shape).index_put((self.rows, self.columns), self.values, accumulate=True)
+
+    def block(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, bool]:
+        """The dense block of some rows and columns, which must not be written to, and whether it is zero."""
+        key = id(rows), id(columns)
+        if key not in self.blocks:
+            if len(self.blocks) >= MOST_BLOCKS:
+                self.blocks.clear()
+            down, across = places_among(self.rows, rows, self.shape[0]), places_among(self.columns, columns, self.shape[1])
+            inside = (down >= 0) & (across >= 0)
+            block = self.values.new_zeros(len(rows), len(columns)).index_put(
+                (down[inside], across[inside]), self.values[inside], accumulate=True
+            )
+            # The index tensors are kept with the block, so that their identity stays theirs.
+            self.blocks[key] = (rows, columns), (block, not bool(block.any()))
+        found: tuple[Tensor, bool] = self.blocks[key][1]
+        return found
 
     @cached_property
     def _forward(self) -> _Product:
@@ -131,6 +153,13 @@ def _runs(rows: Tensor, columns: Tensor, values: Tensor) -> tuple[_Run, ...] | N
     lengths = np.diff(np.r_[starts, len(r)])
     pieces = zip(r[starts], c[starts], lengths, v[starts], strict=True)
     return tuple(_Run(int(row), int(column), int(length), float(value)) for row, column, length, value in pieces)
+
+
+def places_among(entries: Tensor, chosen: Tensor, size: int) -> Tensor:
+    """Place of every entry's index among the chosen ones; -1 where it is not among them."""
+    places = torch.full((size,), -1, dtype=torch.int64, device=entries.device)
+    places[chosen] = torch.arange(len(chosen), device=entries.device)
+    return places[entries]
 
 
 def span(places: Tensor) -> slice | Tensor:

@@ -53,3 +53,23 @@ def as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
         raise UsageError(f"{what} has type {array.dtype}; expected real numbers.")
     # Copied only where it has to be: torch warns of arrays that cannot be written.
     return torch.as_tensor(np.require(array, np.float64, ["C", "W"]), device=device)
+
+
+def times_own(matrices: Tensor, rows: Tensor) -> Tensor:
+    """Every matrix times its own row: (batch, m, n) and (batch, n) -> (batch, m); a batch of 1 stands for any."""
+    if matrices.device.type != "cpu" or matrices.requires_grad or rows.requires_grad:
+        return (matrices @ rows[..., None])[..., 0]
+    # On a CPU numpy is up to seven times quicker: torch hands single columns to a routine for matrices.
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(np.matmul(matrices.numpy(), rows.numpy()[..., None])[..., 0])
+
+
+def gram_own(matrices: Tensor) -> Tensor:
+    """``S'S`` of every matrix, (batch, m, n) -> (batch, n, n)."""
+    plain = matrices.device.type == "cpu" and not matrices.requires_grad
+    if not plain or torch.get_num_threads() > 1:
+        return matrices.mT @ matrices
+    # numpy sees that the product is symmetric and saves half the operations, but has one thread for a batch.
+    with np.errstate(all="ignore"):
+        array = matrices.numpy()
+        return torch.from_numpy(np.matmul(array.swapaxes(-1, -2), array))
