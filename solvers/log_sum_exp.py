@@ -105,8 +105,9 @@ class LogSumExp:
         """
         unknowns, tops, shares, places = self._spans
         grouped = (offsets + x @ self.arguments.T).unflatten(1, (self.terms, self.width))
-        t = torch.logsumexp(grouped, 2)
+        t, _ = log_sum_exp(grouped)
         logs = (grouped - t[..., None]).flatten(1)[:, places]
+        # Of the rounded logarithms: the points of the cones have to fit each other to the last digit.
         p = logs.exp()
         point = x.new_empty(len(x), self.reduction.P.shape[-1])
         point[:, unknowns], point[:, tops], point[:, shares] = x, t, p
@@ -277,6 +278,14 @@ def _thin(matrix: Tensor) -> Tensor:
     diagonal = torch.diagonal(matrix)
     plain = matrix.shape[0] == matrix.shape[1] and not bool((matrix - torch.diag(diagonal)).any())
     return diagonal.contiguous() if plain else matrix
+
+
+def log_sum_exp(arguments: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum exp over the last axis, and the softmax; in this way half as long as torch's own take for few entries."""
+    most = arguments.amax(-1, keepdim=True)
+    parts = (arguments - most).exp()
+    total = parts.sum(-1, keepdim=True)
+    return (most + total.log())[..., 0], parts / total
 
 
 def times(matrix: Tensor, rows: Tensor) -> Tensor:

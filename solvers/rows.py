@@ -13,8 +13,8 @@ from .solution import decisive
 
 
 def pick_rows(keep: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
-    """The rows of every array for which `keep` holds."""
-    return tuple(array[keep] for array in arrays)
+    """The rows of every array for which `keep` holds; a single row that stands for all stays."""
+    return tuple(array if len(array) == 1 < len(keep) else array[keep] for array in arrays)
 
 
 def wanted_gap(subproblem: Subproblem, values: Data, data: Data, tolerance: float) -> Tensor:
