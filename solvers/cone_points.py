@@ -8,6 +8,7 @@ distance measured with it is then never too small, which is what residuals need.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from itertools import groupby
 
 import torch
@@ -87,31 +88,28 @@ def onto_semidefinite(points: Tensor, order: int) -> Tensor:
 def into_exponential(points: Tensor) -> Tensor:
     """A near point of the cone of (x, y, z) with y > 0, y exp(x / y) <= z, and its closure."""
     x, y, z = points.unbind(-1)
-    face = torch.stack([x.clamp(max=0), torch.zeros_like(y), z.clamp(min=0)], -1)
+    face = x.clamp(max=0), torch.zeros_like(y), z.clamp(min=0)
     # Logarithms apart: a quotient of a tiny y overflows.
     inside = y >= TINY
     within = y.clamp_min(TINY)
-    least = torch.exp(within.log() + x / within)
-    higher = torch.stack([x, y, torch.maximum(z, least)], -1)
-    lower = torch.stack([torch.minimum(x, y * (z.clamp_min(TINY).log() - within.log())), y, z], -1)
-    return _closest(
-        points, (face, torch.ones_like(inside)), (higher, inside & least.isfinite()), (lower, inside & (z >= TINY))
-    )
+    depth = within.log()
+    least = torch.exp(depth + x / within)
+    higher = x, y, torch.maximum(z, least)
+    lower = torch.minimum(x, y * (z.clamp_min(TINY).log() - depth)), y, z
+    return _closest((x, y, z), face, (higher, inside & least.isfinite()), (lower, inside & (z >= TINY)))
 
 
 def into_dual_exponential(points: Tensor) -> Tensor:
     """A near point of the dual cone: (u, v, w) with u < 0, -u exp(v / u - 1) <= w, and its closure."""
     u, v, w = points.unbind(-1)
-    face = torch.stack([torch.zeros_like(u), v.clamp(min=0), w.clamp(min=0)], -1)
+    face = torch.zeros_like(u), v.clamp(min=0), w.clamp(min=0)
     inside = u <= -TINY
     below = u.clamp(max=-TINY)
     size = (-below).log()
     least = torch.exp(size + v / below - 1)
-    higher = torch.stack([u, v, torch.maximum(w, least)], -1)
-    later = torch.stack([u, torch.maximum(v, u * (1 + w.clamp_min(TINY).log() - size)), w], -1)
-    return _closest(
-        points, (face, torch.ones_like(inside)), (higher, inside & least.isfinite()), (later, inside & (w >= TINY))
-    )
+    higher = u, v, torch.maximum(w, least)
+    later = u, torch.maximum(v, u * (1 + w.clamp_min(TINY).log() - size)), w
+    return _closest((u, v, w), face, (higher, inside & least.isfinite()), (later, inside & (w >= TINY)))
 
 
 def into_power(points: Tensor, exponents: Tensor, *, dual: bool = False) -> Tensor:
@@ -120,19 +118,25 @@ def into_power(points: Tensor, exponents: Tensor, *, dual: bool = False) -> Tens
     factors = (a, 1 - a) if dual else (torch.ones_like(a), torch.ones_like(a))
     x, y, z = points[..., 0].clamp(min=0), points[..., 1].clamp(min=0), points[..., 2]
     most = (x / factors[0]) ** a * (y / factors[1]) ** (1 - a)
-    shorter = torch.stack([x, y, z.clamp(-most, most)], -1)
     wanted = factors[0] * (z.abs() / ((y / factors[1]) ** (1 - a)).clamp_min(TINY)) ** (1 / a)
-    wider = torch.stack([torch.maximum(x, wanted), y, z], -1)
-    return _closest(points, (shorter, torch.ones_like(x, dtype=torch.bool)), (wider, (y > 0) & wanted.isfinite()))
+    wider = (torch.maximum(x, wanted), y, z), (y > 0) & wanted.isfinite()
+    return _closest(points.unbind(-1), (x, y, z.clamp(-most, most)), wider)
 
 
-def _closest(points: Tensor, *candidates: tuple[Tensor, Tensor]) -> Tensor:
-    """Of the candidates that hold, the closest to each point."""
-    best, _ = candidates[0]
-    distance = (points - best).abs().amax(-1)
-    for candidate, holds in candidates[1:]:
-        other = (points - candidate).abs().amax(-1)
+def _closest(
+    point: tuple[Tensor, ...], first: tuple[Tensor, ...], *others: tuple[tuple[Tensor, ...], Tensor]
+) -> Tensor:
+    """Of the first candidate and of the others that hold, the closest to each point; all given entry by entry."""
+    best, distance = list(first), _distance(point, first)
+    for candidate, holds in others:
+        other = _distance(point, candidate)
         closer = holds & (other < distance)
-        best = torch.where(closer[..., None], candidate, best)
+        best = [torch.where(closer, new, old) for new, old in zip(candidate, best, strict=True)]
         distance = torch.where(closer, other, distance)
-    return best
+    return torch.stack(best, -1)
+
+
+def _distance(point: tuple[Tensor, ...], candidate: tuple[Tensor, ...]) -> Tensor:
+    """The largest change of an entry; those that are the same tensor have not changed."""
+    changes = [(new - old).abs_() for new, old in zip(candidate, point, strict=True) if new is not old]
+    return reduce(torch.maximum, changes)
