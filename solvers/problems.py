@@ -28,9 +28,9 @@ from .problem_batch import Batch, check_batch
 from .solution import Solution
 from .warm_starts import check_ids, recall, remember
 
-CHUNK_ENTRIES = 2**17, 2**21
+CHUNK_ENTRIES = 2**18, 2**21
 """Entries of the vectors, and of own matrices, of the instances solved together: what a processor's caches hold."""
-LEAST_ROWS, MOST_ROWS = 64, 4096
+LEAST_ROWS, MOST_ROWS = 64, 2048
 DEVICE_ENTRIES = 2**24
 """The same on another device, which is kept busy by large chunks."""
 KEPT_RUNNERS = 16

@@ -19,9 +19,9 @@ step may end anywhere behind the kink. Rows that have converged leave the batch.
 
 Most steps need no look at the objective. Let a step change the arguments of no term by amounts that differ by more than
 r. The third derivative of a term along it is a third central moment, at most r times the second, so that the curvature
-F'' of the objective at t is within exp(+-r t) of that at 0. With Newton's F'(0) = -F''(0) =: -d a full step changes the
-objective by at most -d (1 - (e^r - 1 - r) / r^2) and ends with a slope between -d (1 - (1 - e^-r) / r) and
-d ((e^r - 1) / r - 1): for r <= 0.4 a decrease of .42 d at least, and a slope of at most .23 d in size.
+of the terms at t is within exp(+-r t) of that at 0. Let s be their share of the curvature d = F''(0), and F'(0) = -d, as
+it is for Newton's step. A full step then ends with a slope of at most s r e^r d / 2 in size, and decreases the objective
+by at least (1 - s (e^r - 1)) d / 2. Where s r e^r <= 1/2 it passes both tests.
 
 Sources: Nocedal & Wright, "Numerical Optimization", sections 3.1 (strong Wolfe conditions) and 3.3; Boyd &
 Vandenberghe, "Convex Optimization", appendix C.4.3 (diagonal plus low rank); Bach, "Self-concordant analysis for
@@ -49,8 +49,10 @@ ROUNDING = 4 * torch.finfo(torch.float64).eps
 DESCENT, FLATTER = 1e-4, 0.25
 """Share of the linear decrease that a step must reach, and most of the slope that it may leave."""
 MAX_BISECTIONS = 40
-SURE = 0.4
-"""Differences between the changes of a term's arguments up to which a full step passes both tests."""
+SURE = 0.5
+"""The s r e^r up to which a full step passes both tests."""
+LEAST_SHARE = 1e-12
+"""Added to s, which is a difference: rounding must not make a step look safe."""
 KEPT_SHARE = 0.5
 """Share of open rows below which the others leave the batch: to leave rows out is to copy the others."""
 DENSE_ENTRIES = 4_000_000
@@ -225,14 +227,14 @@ def _step(shared: Shared, rows: Rows, x: Tensor, slopes: Slopes, left: Tensor) -
     direction = solve(shared, slopes, gradient)
     move, change = times(shared.back, direction), shared.grouped(times(shared.spread, direction))
     slope, slack = torch.linalg.vecdot(gradient, direction), ROUNDING * (1 + rows.weights.sum(1))
-    settled = slope >= -slack
-    unsure = left & ~((change.amax(2) - change.amin(2)).amax(1) <= SURE)
+    settled, square = slope >= -slack, torch.linalg.vecdot(direction, direction)
+    share, apart = (1 + square / slope).clamp(0, 1) + LEAST_SHARE, (change.amax(2) - change.amin(2)).amax(1)
+    unsure = left & ~(share * apart * apart.exp() <= SURE)
     if not bool(unsure.any()):
         return x + move, settled
     line = Line(
-        slopes.logs, change, rows.weights, torch.linalg.vecdot(slopes.quadratic, move),
-        torch.linalg.vecdot(direction, direction), slope, slack,
-    )  # fmt: skip
+        slopes.logs, change, rows.weights, torch.linalg.vecdot(slopes.quadratic, move), square, slope, slack
+    )
     steps = torch.ones_like(slope)
     steps[unsure] = _search(line.pick(unsure))
     return x + steps[:, None] * move, settled | (steps == 0)
