@@ -145,6 +145,50 @@ def softmax(classes: int, batch: int) -> Model:
     return Model(f"softmax K={classes}", problem, {"w": near, "y": labels}, ("w",))
 
 
+def absolute_deviations(size: int, batch: int) -> Model:
+    """Least absolute deviations, a linear program with a matrix of its own for every instance."""
+    rng = np.random.default_rng(0)
+    matrices = rng.standard_normal((batch, 3 * size, size))
+    targets = matrices.sum(2) + rng.standard_t(2, (batch, 3 * size))
+    x = cp.Variable(size, name="x")
+    A, y = cp.Parameter((3 * size, size), name="A"), cp.Parameter(3 * size, name="y")
+    problem = cp.Problem(cp.Minimize(cp.norm1(A @ x - y)))
+    return Model(f"least absolute deviations {3 * size} x {size}", problem, {"A": matrices, "y": targets}, ("y",))
+
+
+def portfolio(assets: int, batch: int) -> Model:
+    """The largest return at a bounded risk, a second-order cone of its own for every instance."""
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((batch, assets // 2, assets)) / np.sqrt(assets)
+    returns = 0.1 + 0.1 * rng.standard_normal((batch, assets))
+    w = cp.Variable(assets, name="w")
+    F, r = cp.Parameter((assets // 2, assets), name="F"), cp.Parameter(assets, name="r")
+    problem = cp.Problem(cp.Maximize(r @ w), [cp.norm2(F @ w) <= 0.15, cp.sum(w) == 1, w >= 0])
+    return Model(f"portfolio, {assets} assets", problem, {"F": factors, "r": returns}, ("r",))
+
+
+def entropy(size: int, batch: int) -> Model:
+    """The distribution of largest entropy with given moments of every instance's own."""
+    rng = np.random.default_rng(0)
+    moments = rng.standard_normal((batch, size // 4, size))
+    values = (moments @ rng.dirichlet(np.ones(size), batch)[..., None])[..., 0]
+    p = cp.Variable(size, name="p")
+    M, v = cp.Parameter((size // 4, size), name="M"), cp.Parameter(size // 4, name="v")
+    problem = cp.Problem(cp.Maximize(cp.sum(cp.entr(p))), [M @ p == v, cp.sum(p) == 1])
+    return Model(f"largest entropy, {size} outcomes", problem, {"M": moments, "v": values}, ("v",))
+
+
+def max_cut(nodes: int, batch: int) -> Model:
+    """The semidefinite relaxation of the largest cut of a graph."""
+    rng = np.random.default_rng(0)
+    weights = rng.random((batch, nodes, nodes))
+    weights = np.triu(weights, 1) + np.triu(weights, 1).mT
+    X, L = cp.Variable((nodes, nodes), PSD=True, name="X"), cp.Parameter((nodes, nodes), name="L")
+    problem = cp.Problem(cp.Maximize(cp.trace(L @ X) / 4), [cp.diag(X) == 1])
+    laplacians = weights.sum(2)[..., None] * np.eye(nodes) - weights
+    return Model(f"maximum cut, {nodes} nodes", problem, {"L": laplacians}, ("L",))
+
+
 MODELS: dict[str, Callable[[int], Model]] = {
     "fenchel64": lambda batch: fenchel(64, batch),
     "fenchel128": lambda batch: fenchel(128, batch),
@@ -153,6 +197,10 @@ MODELS: dict[str, Callable[[int], Model]] = {
     "mdlam128": lambda batch: mdlam(128, batch),
     "nnls64": lambda batch: nonnegative_least_squares(64, batch),
     "spline32": lambda batch: spline(32, batch),
+    "deviations16": lambda batch: absolute_deviations(16, batch),
+    "portfolio24": lambda batch: portfolio(24, batch),
+    "entropy24": lambda batch: entropy(24, batch),
+    "maxcut8": lambda batch: max_cut(8, batch),
     "softmax10": lambda batch: softmax(10, batch),
 }
 """Names for the command line -> the model for a number of instances."""

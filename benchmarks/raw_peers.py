@@ -9,6 +9,8 @@ import clarabel
 import numpy as np
 import torch
 
+from convexblocks.solvers.single_programs import clarabel_cones
+
 from .batched_forms import Form, Instances, Trial
 
 ITERATIONS = 200_000
@@ -40,8 +42,7 @@ def raw_clarabel(form: str) -> Callable[[Instances, float], Trial]:
         settings.verbose, settings.presolve_enable, settings.max_threads = False, False, 1
         for name, value in interior_settings(tolerance).items():
             setattr(settings, name, value)
-        kinds = (clarabel.ZeroConeT(chosen.cones.zero), clarabel.NonnegativeConeT(chosen.cones.nonnegative))
-        cones = [kind for kind in kinds if kind.dim] + [clarabel.ExponentialConeT()] * chosen.cones.exponential
+        cones = clarabel_cones(chosen.cones)
         upper = chosen.P.upper()
         solver = clarabel.DefaultSolver(upper.of(0), chosen.q[0], chosen.A.of(0), chosen.b[0], cones, settings)
         parts = [(name, part) for name, part in (("P", upper), ("A", chosen.A)) if not part.shared]
@@ -103,6 +104,7 @@ def moreau_batch(form: str, solver: str = "ipm") -> Callable[[Instances, float],
         P, A = chosen.P.by_rows(), chosen.A.by_rows()
         places = [pointers for part in (P, A) for pointers in (part.row_pointers, part.columns)]
         cones = moreau.Cones(num_zero_cones=chosen.cones.zero, num_nonneg_cones=chosen.cones.nonnegative,
+                             so_cone_dims=list(chosen.cones.second_order), psd_dims=list(chosen.cones.semidefinite),
                              num_exp_cones=chosen.cones.exponential)  # fmt: skip
         own = (moreau.IPMSettings(**interior_settings(tolerance)) if solver == "ipm"
                else moreau.ActiveSetSettings(primal_tol=tolerance))  # fmt: skip
