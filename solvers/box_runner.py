@@ -141,6 +141,12 @@ class BoxAnswer:
 
     def keep(self, rows: Tensor, good: Tensor, x: Tensor, gradient: Tensor, hinge: Tensor | None, done: int) -> None:
         """Write the rows that are done."""
+        if len(rows) == len(self.x) and bool(good.all()):
+            # Nobody has left, and all are done: no places to look up.
+            self.x.copy_(x), self.gradient.copy_(gradient), self.iterations.fill_(done)
+            if self.hinge is not None and hinge is not None:
+                self.hinge.copy_(hinge)
+            return
         places = rows[good]
         self.x[places], self.gradient[places], self.iterations[places] = x[good], gradient[good], done
         if self.hinge is not None and hinge is not None:
