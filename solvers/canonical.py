@@ -43,7 +43,7 @@ class ParameterEntry:
     column : int
         First column.
     places : array of int
-        Places of its reduced entries in the C-ordered whole.
+        Places of its reduced entries in the C-ordered whole, ascending: the order in which users' arrays lie in memory.
     attributes : tuple of str
         Attributes that it was given: nonneg, nonpos, PSD, NSD, symmetric, diag, sparsity, ...
     """
@@ -54,11 +54,9 @@ class ParameterEntry:
     attributes: tuple[str, ...]
 
     @cached_property
-    def by_columns(self) -> bool:
-        """Whether all entries are kept, column by column."""
-        size = int(np.prod(self.shape, dtype=int))
-        whole = np.arange(size).reshape(self.shape).ravel(order="F")
-        return np.array_equal(self.places, whole)
+    def whole(self) -> bool:
+        """Whether all entries are kept."""
+        return len(self.places) == int(np.prod(self.shape, dtype=int))
 
 
 @dataclass(frozen=True)
@@ -215,20 +213,27 @@ def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canoni
     if getattr(program, "dir_cones", None) or program.lower_bounds is not None or program.upper_bounds is not None:
         raise unknown_form("it keeps bounds or cones outside of its matrix")
     n, m = program.x.size, program.constr_size
+    parameters, columns = _parameter_entries(problem, program, chain)
     # Entries of [A | b] with A x + b in K, so that the matrix of  A x + s = b  is minus the first.
-    rows, columns, mapped = _entries(program.reduced_A, n)
-    bound = columns == n
-    A = Affine(rows[~bound], columns[~bound], sp.csr_array(-mapped[~bound]))
-    b = Affine(rows[bound], np.zeros(int(bound.sum()), dtype=int), sp.csr_array(mapped[bound]))
-    P = Affine(*_entries(program.reduced_P, n))
+    rows, places, mapped = _entries(program.reduced_A, n)
+    bound = places == n
+    A = _affine(rows[~bound], places[~bound], -mapped[~bound], columns)
+    b = _affine(rows[bound], np.zeros(int(bound.sum()), dtype=int), mapped[bound], columns)
+    P = _affine(*_entries(program.reduced_P, n), columns)
     costs = sp.csr_array(program.q)
-    q = Affine(np.arange(n), np.zeros(n, dtype=int), sp.csr_array(costs[:n]))
-    offset = Affine(np.zeros(1, dtype=int), np.zeros(1, dtype=int), sp.csr_array(costs[n:]))
+    q = _affine(np.arange(n), np.zeros(n, dtype=int), costs[:n], columns)
+    offset = _affine(np.zeros(1, dtype=int), np.zeros(1, dtype=int), costs[n:], columns)
     values, duals = find_recoveries(problem, program, chain, inverse)
     return Canonical(
-        n, m, _cones(program.cone_dims), P, A, q, b, offset, _parameter_entries(problem, program, chain),
-        program.total_param_size, values, duals, -1.0 if isinstance(problem.objective, cp.Maximize) else 1.0,
+        n, m, _cones(program.cone_dims), P, A, q, b, offset, parameters, program.total_param_size, values, duals,
+        -1.0 if isinstance(problem.objective, cp.Maximize) else 1.0,
     )  # fmt: skip
+
+
+def _affine(rows: np.ndarray, places: np.ndarray, mapped: Any, columns: np.ndarray) -> Affine:
+    """Entries with their map, whose columns are put in the order of ours; without parameters it has its constant alone."""
+    whole = sp.csr_array(mapped)
+    return Affine(rows, places, whole if whole.shape[1] == 1 else sp.csr_array(whole[:, columns]))
 
 
 def _entries(reduced: Any, n: int) -> tuple[np.ndarray, np.ndarray, sp.csr_array]:
@@ -251,16 +256,20 @@ def _cones(dims: Any) -> Cones:
     )  # fmt: skip
 
 
-def _parameter_entries(problem: cp.Problem, program: Any, chain: Any) -> dict[str, ParameterEntry]:
+def _parameter_entries(problem: cp.Problem, program: Any, chain: Any) -> tuple[dict[str, ParameterEntry], np.ndarray]:
+    """The parameters, and for each of our columns cvxpy's, which goes through a matrix column by column."""
     renamed = {old: new[0] for old, new in chain.compose_param_id_map().items()}
-    entries = {}
+    entries, columns = {}, np.arange(program.total_param_size + 1)
     for parameter in problem.parameters():
-        column = program.param_id_to_col.get(renamed.get(parameter.id, parameter.id))
-        if column is None:
+        first = program.param_id_to_col.get(renamed.get(parameter.id, parameter.id))
+        if first is None:
             raise unknown_form(f"the parameter {parameter.name()!r} is lost in it")
         given = tuple(name for name, value in parameter.attributes.items() if value is not None and value is not False)
-        entries[parameter.name()] = ParameterEntry(parameter.shape, column, reduced_places(parameter), given)
-    return entries
+        places = reduced_places(parameter)
+        order = np.argsort(places)
+        columns[first : first + len(places)] = first + order
+        entries[parameter.name()] = ParameterEntry(parameter.shape, first, places[order], given)
+    return entries, columns
 
 
 def _compare(form: Canonical, problem: cp.Problem, data: Any, inverse: Any) -> None:

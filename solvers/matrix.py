@@ -47,7 +47,7 @@ class OwnEntries:
         if self._block is None:
             return result.index_add_(1, self.rows, self.values * x[:, self.columns])
         block, rows, columns = self._block
-        return result.index_copy_(1, rows, times_own(block.mT, x[:, columns]))
+        return result.index_copy_(1, rows, times_own(block, x[:, columns]))
 
     def transposed_times(self, y: Tensor) -> Tensor:
         """Every instance's entries, transposed, times its own row of y."""
@@ -55,46 +55,71 @@ class OwnEntries:
         if self._block is None:
             return result.index_add_(1, self.columns, self.values * y[:, self.rows])
         block, rows, columns = self._block
-        return result.index_copy_(1, columns, times_own(block, y[:, rows]))
+        return result.index_copy_(1, columns, times_own(block.mT, y[:, rows]))
 
     @cached_property
     def _block(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """A dense block (batch, columns, rows), where the entries fill one."""
+        """A dense block (batch, rows, columns), where the entries fill one."""
         if "whole" not in self.layouts:
             rows, row_places = self.rows.unique(return_inverse=True)
             columns, column_places = self.columns.unique(return_inverse=True)
-            self.layouts["whole"] = rows, columns, span(column_places * len(rows) + row_places)
-        rows, columns, places = self.layouts["whole"]
-        count = len(rows) * len(columns)
-        if not count or self.values.shape[1] < DENSE_SHARE * count:
+            self.layouts["whole"] = rows, columns, Filling.of(row_places, column_places, (len(rows), len(columns)))
+        rows, columns, filling = self.layouts["whole"]
+        if not filling.size or self.values.shape[1] < DENSE_SHARE * filling.size:
             return None
-        if isinstance(places, slice) and self.values.shape[1] == count:
-            return self.values.reshape(-1, len(columns), len(rows)), rows, columns
-        block = self.values.new_zeros(len(self.values), count)
-        block[:, places] = self.values
-        return block.reshape(-1, len(columns), len(rows)), rows, columns
+        return filling.block(self.values), rows, columns
 
-    def inside(self, rows: Tensor, columns: Tensor) -> tuple[Tensor | None, Tensor, bool]:
-        """Which entries are in the block of some rows and columns (None: all), and where; and whether they fill it.
-
-        Places go by columns where the entries fill the block in that order, else by rows.
-        """
+    def inside(self, rows: Tensor, columns: Tensor) -> tuple[Tensor | None, Filling]:
+        """Which entries are in the block of some rows and columns (None: all), and how they fill it."""
         key = id(rows), id(columns)
         if key not in self.layouts:
             if len(self.layouts) >= MOST_LAYOUTS:
                 self.layouts.clear()
-            down, across = (places_among(*part) for part in (
-                (self.rows, rows, self.shape[0]), (self.columns, columns, self.shape[1])
-            ))  # fmt: skip
+            down = places_among(self.rows, rows, self.shape[0])
+            across = places_among(self.columns, columns, self.shape[1])
             chosen = (down >= 0) & (across >= 0)
-            down, across = down[chosen], across[chosen]
-            by_columns = across * len(rows) + down
-            filled = len(down) == len(rows) * len(columns) and isinstance(span(by_columns), slice)
+            filling = Filling.of(down[chosen], across[chosen], (len(rows), len(columns)))
             every = None if bool(chosen.all()) else chosen.nonzero()[:, 0]
             # The index tensors are kept with what was found, so that their identity stays theirs.
-            self.layouts[key] = (rows, columns), (every, by_columns if filled else down * len(columns) + across, filled)
-        found: tuple[Tensor | None, Tensor, bool] = self.layouts[key][1]
+            self.layouts[key] = (rows, columns), (every, filling)
+        found: tuple[Tensor | None, Filling] = self.layouts[key][1]
         return found
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Where entries stand in a dense block: its shape, their places row by row, and whether they fill it in order.
+
+    `order` is "rows" or "columns" where they do, one after the other, and empty where they do not.
+    """
+
+    shape: tuple[int, int]
+    places: Tensor
+    order: str
+
+    @property
+    def size(self) -> int:
+        """Entries of the block."""
+        return self.shape[0] * self.shape[1]
+
+    @staticmethod
+    def of(rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Filling:
+        """From the places of the entries in the block."""
+        by_rows, by_columns = rows * shape[1] + columns, columns * shape[0] + rows
+        full = len(rows) == shape[0] * shape[1]
+        order = next((name for name, places in (("rows", by_rows), ("columns", by_columns))
+                      if full and isinstance(span(places), slice)), "")  # fmt: skip
+        return Filling(shape, by_rows, order)
+
+    def block(self, values: Tensor) -> Tensor:
+        """The block, (batch, rows, columns), of values (batch, entries); a view where they fill it in order."""
+        height, width = self.shape
+        if self.order == "columns":
+            # A view, where copies of every instance's matrix would cost most.
+            return values.reshape(-1, width, height).mT
+        if self.order == "rows":
+            return values.reshape(-1, height, width)
+        return values.new_zeros(len(values), self.size).index_add_(1, self.places, values).reshape(-1, height, width)
 
 
 @dataclass(frozen=True)
@@ -153,17 +178,11 @@ class Matrix:
         common, empty = self.common.block(rows, columns)
         if self.own is None:
             return common
-        chosen, places, filled = self.own.inside(rows, columns)
-        if not len(places):
+        chosen, filling = self.own.inside(rows, columns)
+        if not len(filling.places):
             return common
-        own = self.own.values if chosen is None else self.own.values[:, chosen]
-        if filled and empty:
-            # They are the block, column by column: a view, where copies of every instance's matrix would cost most.
-            return own.reshape(-1, len(columns), len(rows)).mT
-        if filled:
-            return own.reshape(-1, len(columns), len(rows)).mT + common
-        made = common.reshape(1, -1).repeat(len(own), 1)
-        return made.index_add_(1, places, own).reshape(-1, len(rows), len(columns))
+        own = filling.block(self.own.values if chosen is None else self.own.values[:, chosen])
+        return own if empty else own + common
 
     @property
     def _parts(self) -> list[SharedMatrix | OwnEntries]:

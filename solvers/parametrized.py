@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,28 @@ WORDS = {
 CPU = torch.device("cpu")
 SLACK = 1e-9
 """How far a parameter may miss a sign or a symmetry, relative to its size: rounding, not an error."""
+
+
+@dataclass(frozen=True)
+class OwnVector:
+    """The vector of all batched parameters, (batch, columns), kept in parts as long as one of them is enough."""
+
+    parts: list[Tensor]
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """The parts side by side: a copy."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
+
+    def columns(self, chosen: slice | Tensor) -> Tensor:
+        """Some columns; a view where they follow each other within a part."""
+        first = 0
+        for part in self.parts if isinstance(chosen, slice) else ():
+            last = first + part.shape[1]
+            if first <= chosen.start and chosen.stop <= last:
+                return part[:, chosen.start - first : chosen.stop - first]
+            first = last
+        return self.whole[:, chosen]
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,11 @@ class BatchedMap:
         rest = np.setdiff1d(np.arange(width), batched)
         # Without parameters in it, a map has its constant column alone.
         own = affine.map[:, batched].tocsr() if width > 1 else affine.map[:, :0].tocsr()
-        places = np.flatnonzero(np.diff(own.indptr))
+        lengths = np.diff(own.indptr)
+        places = np.flatnonzero(lengths)
+        if (lengths[places] == 1).all():
+            # In the order of the parameters: what varies is then often a view of what the user gave.
+            places = places[np.argsort(own.indices[own.indptr[places]], kind="stable")]
         part = own[places].tocoo()
         rows, columns, values = (
             torch.as_tensor(np.asarray(item), device=device)
@@ -70,12 +97,12 @@ class BatchedMap:
         """The part of every entry that does not vary."""
         return np.asarray(self.affine.map[:, self.rest] @ vector[self.rest - self.affine.map.shape[1]])
 
-    def varying(self, batched: Tensor) -> Tensor:
-        """The part that varies, (batch, places), of the batched parameters (batch, columns)."""
+    def varying(self, batched: OwnVector) -> Tensor:
+        """The part that varies, (batch, places), of the batched parameters."""
         if self.single is None:
-            return self.scatter.times(batched)
+            return self.scatter.times(batched.whole)
         columns, coefficients = self.single
-        values = batched[:, columns]
+        values = batched.columns(columns)
         return values if coefficients is None else values * coefficients
 
 
@@ -138,9 +165,9 @@ class Sharing:
 
     def program(self, constants: Constants, own: Mapping[str, Tensor], batch: int) -> ConicProgram:
         """The conic programs of instances whose batched parameters are given, (batch, ...) each."""
-        flat = [_flatten(own[name], self.form.parameters[name]) for name in self.batched]
         none = torch.zeros(batch, 0, dtype=torch.float64, device=self.device)
-        vector = flat[0] if len(flat) == 1 else torch.cat([none, *flat], dim=1)
+        flat = [_flatten(own[name], self.form.parameters[name]) for name in self.batched]
+        vector = OwnVector(flat or [none])
         return ConicProgram(
             _matrix(constants.P, self.P, vector), _vector(constants.q, self.q, vector),
             _matrix(constants.A, self.A, vector), _vector(constants.b, self.b, vector),
@@ -150,12 +177,11 @@ class Sharing:
 
 def _flatten(values: Tensor, entry: ParameterEntry) -> Tensor:
     """A batched parameter as rows of its reduced entries."""
-    if entry.by_columns:
-        return values.permute(0, *range(values.ndim - 1, 0, -1)).reshape(len(values), len(entry.places))
-    return values.flatten(1)[:, torch.as_tensor(entry.places, device=values.device)]
+    rows = values.reshape(len(values), int(np.prod(entry.shape, dtype=int)))
+    return rows if entry.whole else rows[:, torch.as_tensor(entry.places, device=values.device)]
 
 
-def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:
+def _matrix(common: SharedMatrix, part: BatchedMap, vector: OwnVector) -> Matrix:
     if not len(part.places):
         return Matrix(common)
     places = torch.as_tensor(part.places, device=common.values.device)
@@ -163,13 +189,13 @@ def _matrix(common: SharedMatrix, part: BatchedMap, vector: Tensor) -> Matrix:
     return Matrix(common, OwnEntries(rows, columns, part.varying(vector), common.shape, part.layouts))
 
 
-def _vector(common: Tensor, part: BatchedMap, vector: Tensor) -> Tensor:
+def _vector(common: Tensor, part: BatchedMap, vector: OwnVector) -> Tensor:
     if not len(part.places):
         return common[None]
     values = part.varying(vector)
     if len(part.rows) == len(common) and isinstance(span(part.rows), slice):
         return values + common[part.rows]
-    return common.expand(len(vector), -1).clone().index_add_(1, part.rows, values)
+    return common.expand(len(values), -1).clone().index_add_(1, part.rows, values)
 
 
 def check_parameters(form: Canonical, values: Mapping[str, Tensor], batched: Mapping[str, bool]) -> None:

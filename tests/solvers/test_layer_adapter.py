@@ -17,7 +17,7 @@ from torch import Tensor
 
 from convexblocks.formulations.errors import UsageError
 from convexblocks.solvers import SolveError, layer_adapter
-from convexblocks.solvers.canonical import canonicalize, parameter_vector
+from convexblocks.solvers.canonical import canonicalize
 from convexblocks.solvers.layer_adapter import layer_program, layer_solver
 from convexblocks.solvers.problems import solve_problem
 from convexblocks.solvers.recoveries import CanonicalFormError
@@ -47,7 +47,11 @@ def entries(ctx: Any, form: Any, batch: dict[str, Tensor]) -> tuple[Tensor | Non
     """Entries of P, q and [-A | b] for each instance, as cvxpylayers hands them over."""
     found: list[list[Any]] = [[], [], []]
     for place in range(BATCH):
-        vector = parameter_vector(form, {name: values[place].numpy() for name, values in batch.items()})
+        # cvxpy's own order, which goes through a matrix column by column.
+        vector = np.ones(form.size + 1)
+        for name, values in batch.items():
+            first = form.parameters[name].column
+            vector[first : first + values[place].numel()] = values[place].numpy().ravel(order="F")
         maps = (ctx.reduced_P.reduced_mat, ctx.q, ctx.reduced_A.reduced_mat)
         for rows, mapped in zip(found, maps, strict=True):
             rows.append(None if mapped is None else mapped @ vector[-mapped.shape[1] :])
