@@ -44,11 +44,11 @@ def free_direction(hessian: Callable[[Tensor, Tensor], Tensor], gradient: Tensor
     result = torch.zeros_like(gradient)
     if not size:
         return result
-    # The free unknowns of every row, first to last, in a table that is padded with unknown 0.
+    # The free unknowns of every row, first to last, in a table that is padded with the first of them.
     at, unknowns = free[order].nonzero(as_tuple=True)
-    rank = torch.arange(len(at), device=at.device) - (counts.cumsum(0) - counts)[at]
-    owners = order[at]
-    places = torch.zeros(len(order), size, dtype=torch.int64, device=at.device)
+    starts = counts.cumsum(0) - counts
+    rank, owners = torch.arange(len(at), device=at.device) - starts[at], order[at]
+    places = unknowns[starts.clamp(max=len(at) - 1)][:, None].repeat(1, size)
     places[at, rank] = unknowns
     moves = gradient.new_zeros(len(order), size)
     moves[at, rank] = -gradient[owners, unknowns]

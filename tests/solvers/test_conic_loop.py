@@ -283,6 +283,41 @@ def test_clarabel_makes_one_solver_for_a_batch(monkeypatch: pytest.MonkeyPatch) 
     assert len(made) == 1
 
 
+@pytest.mark.parametrize(("name", "needed"), [("box_quadratic", False), ("unreachable_total", True)])
+def test_clarabel_refines_only_where_the_first_instances_need_it(
+    name: str, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refined = []
+
+    class Watched:
+        def __new__(cls, *arguments: Any) -> Any:
+            refined.append(arguments[-1].iterative_refinement_enable)
+            return clarabel.DefaultSolver(*arguments)
+
+    program = zoo_case(BY_NAME[name]).program
+    run = runner_of(CLARABEL, program)
+    monkeypatch.setattr(clarabel_loop, "clarabel", replace_solver(Watched))
+    run(program, {}, 1e-6)
+    assert refined[0] is False
+    assert any(refined) is needed
+
+
+def test_clarabel_solves_anew_with_refinement_what_needs_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers without refinement are spoiled; the batch is solved all the same."""
+    program = zoo_case(BY_NAME["box_quadratic"]).program
+    run = runner_of(CLARABEL, program)
+    plain, loop = run(program, {}, 1e-6), clarabel_loop._loop
+
+    def spoiled(*arguments: Any, refine: bool) -> Points:
+        points = loop(*arguments, refine=refine)
+        return points if refine else replace(points, x=points.x + 1)
+
+    monkeypatch.setattr(clarabel_loop, "_loop", spoiled)
+    again = run(program, {}, 1e-6)
+    assert bool((again.iterations > plain.iterations).all())
+    assert max(worst(program, again, 1e-6)[1]) <= 1e-6
+
+
 def replace_solver(solver: Any) -> Any:
     class Package:
         DefaultSolver = solver

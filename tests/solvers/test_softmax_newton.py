@@ -251,6 +251,23 @@ def test_gradient_of_the_closed_form_is_zero(exponent: float, logits: list[list[
     assert np.abs(gradient).max() <= 1e-9 * (1 + 1e-3 * rho * np.abs(w).max())
 
 
+@pytest.mark.parametrize("kind", [0.1, 1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_steps_that_count_as_safe_pass_the_search(name: str, kind: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every step searched for, the same steps are taken: the search accepts each that was thought safe."""
+    program = program_of(PROGRAMS[name](1.0, kind, np.random.default_rng(5)))
+    searched: list[int] = []
+    search = softmax_newton._search
+    monkeypatch.setattr(softmax_newton, "_search", lambda line: searched.append(len(line.slope)) or search(line))
+    trusting, few = run(program), sum(searched)
+    searched.clear()
+    monkeypatch.setattr(softmax_newton, "SURE", -1.0)
+    wary = run(program)
+    assert torch.equal(trusting.iterations, wary.iterations)
+    torch.testing.assert_close(trusting.x, wary.x, rtol=1e-12, atol=1e-12 * (1 + float(wary.x.abs().max())))
+    assert few < sum(searched)
+
+
 def test_targets_that_are_met_move_nothing() -> None:
     """With y = sigmoid(w) the gradient is zero at z = w."""
     half = np.full((1, 4), 0.5)
