@@ -72,6 +72,19 @@ class EngineReport:
     block_engines: tuple[Fit, ...]
     program_engines: tuple[Fit, ...]
 
+    def __str__(self) -> str:
+        """The report in lines: what was found, which engine is picked, and what the others need."""
+        lines = [
+            f"{self.title or 'problem'}: {self.canonical}",
+            f"without definitions: {self.reduced}",
+            *(f"  {found}" for found in self.structure),
+            f"engine: {self.solve or self.solve_problem or 'none'}",
+        ]
+        width = max(len(fit.name) for fit in (*self.block_engines, *self.program_engines))
+        for fit in (*self.block_engines, *self.program_engines):
+            lines.append(f"  {fit.name:{width}}  {'can' if fit.fits else f'needs {fit.needs}'}")
+        return "\n".join(lines)
+
 
 def report_engines(target: Subproblem | cp.Problem, shared: Sequence[str] = ()) -> EngineReport:
     """Say what is recognized in a program, and which engines solve it. Nothing is solved.

@@ -222,6 +222,14 @@ def test_large_programs_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> Non
     assert report.solve_problem not in ("", "projected_gradient")
 
 
+def test_a_printed_report_says_what_was_found_and_what_each_engine_needs() -> None:
+    lines = str(report_engines(least_squares(), ["A"])).splitlines()
+    assert lines[0].startswith("problem: ")
+    assert "engine: projected_gradient" in lines
+    assert any(line.split() == ["clarabel", "can"] for line in lines)
+    assert any(line.split()[:2] == ["log_sum_exp", "needs"] for line in lines)
+
+
 def test_report_is_the_same_every_time() -> None:
     first: EngineReport = report_engines(least_squares())
     assert report_engines(least_squares()) == first
