@@ -231,7 +231,7 @@ def _read(problem: cp.Problem, program: Any, chain: Any, inverse: Any) -> Canoni
 
 
 def _affine(rows: np.ndarray, places: np.ndarray, mapped: Any, columns: np.ndarray) -> Affine:
-    """Entries with their map, whose columns are put in the order of ours; without parameters it has its constant alone."""
+    """Entries with their map, its columns put in our order; without parameters it has its constant column alone."""
     whole = sp.csr_array(mapped)
     return Affine(rows, places, whole if whole.shape[1] == 1 else sp.csr_array(whole[:, columns]))
 

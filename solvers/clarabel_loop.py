@@ -1,7 +1,7 @@
 """Clarabel on a batch: one solver whose data are updated from instance to instance; the reference of all engines.
 
-Clarabel refines the solution of every linear system, which takes a third of its time on small programs. That is left out
-where the first instances meet the tolerance without it; an instance that misses is solved anew, with it.
+Clarabel refines the solution of every linear system, which takes a third of its time on small programs. That is left
+out where the first instances meet the tolerance without it; an instance that misses is solved anew, with it.
 """
 
 from __future__ import annotations

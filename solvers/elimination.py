@@ -146,8 +146,8 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
         r, c, o, k = stage.rows, stage.columns, stage.other_rows, stage.other_columns
         pivots, R = _pivots(_block(A, r, c)), _block(A, r, k)
         A_oc, P_kc = (_nonzero(_over(_block(matrix, rows, c), pivots)) for matrix, rows in ((A, o), (P, k)))
-        P_cc = _block(P, c, c)
-        P_cc = _compact(P_cc if pivots is None else P_cc / pivots / pivots[:, None])
+        square = _block(P, c, c)
+        P_cc = _compact(square if pivots is None else square / pivots / pivots[:, None])
         P, A = _block(P, k, k), _block(A, o, k)
         if P_kc is not None:
             mixed = P_kc @ R

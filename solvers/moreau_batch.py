@@ -36,9 +36,11 @@ MOST_ENTRIES = 30_000_000
 LEAST_RAY = 1e-8
 """Rays are asked for as well as by Moreau's default, however loose the tolerance."""
 KEPT_SOLVERS = 4
+SHORTER_STEP = 0.9
+"""Share of the way to the boundary of the cones that a second attempt goes at most: .99 can end too near to it."""
 
-Key = tuple[bool, float, int]
-"""Of a compiled solver: whether of the narrow pattern, its tolerance and its batch."""
+Key = tuple[bool, float, bool, int]
+"""Of a compiled solver: whether of the narrow pattern, its tolerance, whether for a second attempt, and its batch."""
 
 
 def _prepare(program: ConicProgram) -> Runner | str:
@@ -56,7 +58,8 @@ def _prepare(program: ConicProgram) -> Runner | str:
         def attempt(part: ConicProgram, start: Start, tight: bool) -> Points:
             asked = TIGHTEST if tight else max(MARGIN * tolerance, TIGHTEST)
             # A second time is cold: where a warm start went wrong, it would again.
-            return form.solve(part, {} if tight else start, lambda short, start: _solve(kit, short, start, asked))
+            first = {} if tight else start
+            return form.solve(part, first, lambda short, start: _solve(kit, short, start, asked, tight))
 
         return solve_twice(program, start, tolerance, attempt)
 
@@ -73,7 +76,7 @@ class _Kit:
     spare: dict[Key, Any]
 
 
-def _solve(kit: _Kit, program: ConicProgram, start: Start, tolerance: float) -> Points:
+def _solve(kit: _Kit, program: ConicProgram, start: Start, tolerance: float, again: bool) -> Points:
     """Solve a batch chunk by chunk; those with a start and those without apart."""
     before = starts(start, ("x", "y", "s"), program)
     warm = np.zeros(program.batch, bool)
@@ -86,7 +89,7 @@ def _solve(kit: _Kit, program: ConicProgram, start: Start, tolerance: float) -> 
             chosen = group[first : first + rows]
             point = {name: values[chosen] for name, values in before.items()} if warm[chosen[0]] else {}
             some = torch.as_tensor(chosen, device=program.q.device)
-            parts.append(_chunk(kit, program.take(some), point, tolerance))
+            parts.append(_chunk(kit, program.take(some), point, tolerance, again))
             places.append(some)
     return _in_order(joined(parts), torch.cat(places))
 
@@ -97,12 +100,12 @@ def _in_order(points: Points, places: Tensor) -> Points:
     return Points(points.x[order], points.y[order], points.iterations[order], points.claim[order], state)
 
 
-def _chunk(kit: _Kit, program: ConicProgram, point: dict[str, np.ndarray], tolerance: float) -> Points:
+def _chunk(kit: _Kit, program: ConicProgram, point: dict[str, np.ndarray], tolerance: float, again: bool) -> Points:
     narrow = kit.patterns[0].hold(program)
     both = kit.patterns[0 if narrow else 1]
-    key = (narrow, tolerance, program.batch)
+    key = (narrow, tolerance, again, program.batch)
     kept = kit.spare.pop(key, None)
-    solver = kept or _compile(kit, both, program, tolerance)
+    solver = kept or _compile(kit, both, program, tolerance, again)
     if kept is None or not program.shared:
         P, A = both.P.values(program.P), both.A.values(program.A)
         if not program.shared:
@@ -126,12 +129,13 @@ def _table(program: ConicProgram, answer: Any, info: Any) -> Table:
     )  # fmt: skip
 
 
-def _compile(kit: _Kit, both: Layouts, program: ConicProgram, tolerance: float) -> Any:
+def _compile(kit: _Kit, both: Layouts, program: ConicProgram, tolerance: float, again: bool) -> Any:
     m, n = program.A.shape
     moreau = kit.moreau
     ray = min(LEAST_RAY, tolerance)
     method = moreau.IPMSettings(
         tol_feas=tolerance, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_infeas_abs=ray, tol_infeas_rel=ray,
+        **({"max_step_fraction": SHORTER_STEP} if again else {}),
         direct_solve_method="qdldl" if kit.form.factor <= SIMPLE_FACTOR else "auto",
         # The caller starts cold again where it must.
         warm_start_no_retry=frozenset(moreau.SolverStatus),

@@ -44,12 +44,13 @@ class OwnVector:
 
     def columns(self, chosen: slice | Tensor) -> Tensor:
         """Some columns; a view where they follow each other within a part."""
-        first = 0
-        for part in self.parts if isinstance(chosen, slice) else ():
-            last = first + part.shape[1]
-            if first <= chosen.start and chosen.stop <= last:
-                return part[:, chosen.start - first : chosen.stop - first]
-            first = last
+        if isinstance(chosen, slice):
+            first = 0
+            for part in self.parts:
+                start, stop = chosen.start - first, chosen.stop - first
+                if 0 <= start and stop <= part.shape[1]:
+                    return part[:, start:stop]
+                first += part.shape[1]
         return self.whole[:, chosen]
 
 

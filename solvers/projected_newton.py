@@ -34,7 +34,7 @@ SHORTEST_STEP = 1e-4
 GRADIENT_EVERY = 5
 """Iterations from one gradient step of all rows to the next."""
 KEPT_SHARE = 0.25
-"""Share of open rows below which the others leave the batch: to leave rows out is to copy the matrices of the others."""
+"""Share of open rows below which the others leave the batch: that copies the matrices of those that stay."""
 
 
 def prepare(program: ConicProgram) -> Runner | str:

@@ -66,7 +66,8 @@ class SharedMatrix:
         if key not in self.blocks:
             if len(self.blocks) >= MOST_BLOCKS:
                 self.blocks.clear()
-            down, across = places_among(self.rows, rows, self.shape[0]), places_among(self.columns, columns, self.shape[1])
+            down = places_among(self.rows, rows, self.shape[0])
+            across = places_among(self.columns, columns, self.shape[1])
             inside = (down >= 0) & (across >= 0)
             block = self.values.new_zeros(len(rows), len(columns)).index_put(
                 (down[inside], across[inside]), self.values[inside], accumulate=True

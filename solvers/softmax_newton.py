@@ -19,9 +19,9 @@ step may end anywhere behind the kink. Rows that have converged leave the batch.
 
 Most steps need no look at the objective. Let a step change the arguments of no term by amounts that differ by more than
 r. The third derivative of a term along it is a third central moment, at most r times the second, so that the curvature
-of the terms at t is within exp(+-r t) of that at 0. Let s be their share of the curvature d = F''(0), and F'(0) = -d, as
-it is for Newton's step. A full step then ends with a slope of at most s r e^r d / 2 in size, and decreases the objective
-by at least (1 - s (e^r - 1)) d / 2. Where s r e^r <= 1/2 it passes both tests.
+of the terms at t is within exp(+-r t) of that at 0. Let s be their share of the curvature d = F''(0), and F'(0) = -d,
+as it is for Newton's step. A full step then ends with a slope of at most s r e^r d / 2 in size, and decreases the
+objective by at least (1 - s (e^r - 1)) d / 2. Where s r e^r <= 1/2 it passes both tests.
 
 Sources: Nocedal & Wright, "Numerical Optimization", sections 3.1 (strong Wolfe conditions) and 3.3; Boyd &
 Vandenberghe, "Convex Optimization", appendix C.4.3 (diagonal plus low rank); Bach, "Self-concordant analysis for

@@ -83,7 +83,7 @@ def test_rows_without_a_factor_and_without_free_unknowns_do_not_move() -> None:
 
 
 def test_padding_does_not_reach_the_others() -> None:
-    """A row with one free unknown beside one with all; the curvature of its neighbours, which are held, is far larger."""
+    """A row with one free unknown beside one with all; its neighbours, which are held, are curved far more."""
     H = torch.tensor([[1e12, 1e6, 0], [1e6, 2, 0], [0, 0, 4]], dtype=torch.float64)
     free = torch.tensor([[False, True, False], [True, True, True]])
     found = free_direction(lambda rows, places: among(H, rows, places), torch.ones(2, 3, dtype=torch.float64), free)
