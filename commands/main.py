@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..formulations.errors import UsageError
+from .certify import certify
+from .check import check
 from .console import complain
 from .demo import demo
 from .listing import list_everything
@@ -60,6 +62,8 @@ app.command("list")(list_everything)
 app.command("show")(show)
 app.command("train")(train)
 app.command("report")(report)
+app.command("certify")(certify)
+app.command("check")(check)
 
 
 @app.callback()

@@ -1,0 +1,133 @@
+"""Certificates: a statement, the data it is about, and evidence; one JSON file that checker.py proves again.
+
+The lower bound that a certificate states is the one that the checker has proven, in exact arithmetic, not the value
+that the search computed. A proven bound above the objective of a network is a contradiction, and stops everything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..formulations.errors import UsageError
+from .checker import FORMAT, Bound, check_text, data_digest, describe
+from .incumbent import Incumbent
+from .problem import TwoLayerProblem
+
+ROUNDING = 1e-12
+"""The incumbent's objective is stated larger by this share: it was computed in floating point."""
+
+
+class CertificateError(RuntimeError):
+    """The search contradicts itself: a mistake of this package, to be reported."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate and what the checker found in it.
+
+    Attributes
+    ----------
+    text : str
+        The file.
+    bound : Bound
+        What the checker has proven of it.
+    seconds : float
+        Of the search, the training of the incumbent apart.
+    """
+
+    text: str
+    bound: Bound
+    seconds: float
+
+    def __str__(self) -> str:
+        """The statement in words."""
+        return describe(self.bound)
+
+    @property
+    def lower_bound(self) -> float:
+        """The proven lower bound on the training objective, for every width."""
+        return self.bound.lower_bound
+
+    @property
+    def incumbent(self) -> float | None:
+        """Training objective of the best network found."""
+        return self.bound.incumbent
+
+    @property
+    def gap_percent(self) -> float:
+        """100 (1 - lower bound / incumbent); NaN where there is no incumbent."""
+        if not self.incumbent:
+            return 0.0 if self.incumbent == 0 else np.nan
+        return 100 * (1 - self.lower_bound / self.incumbent)
+
+    def write(self, path: str | Path) -> Path:
+        """Write the file.
+
+        Raises
+        ------
+        UsageError
+            If it cannot be written there.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"the certificate cannot be written to {str(path)!r}: {error}.") from None
+        return path
+
+
+def make_certificate(
+    problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None, seconds: float
+) -> Certificate:
+    """A certificate of what the evidence proves.
+
+    Raises
+    ------
+    CertificateError
+        If the checker rejects the evidence, or proves more than the incumbent allows.
+    """
+    text = _text(problem, evidence, incumbent, 0.0)
+    first = check_text(text)
+    if not first.proven:
+        raise CertificateError(
+            f"the checker does not accept this certificate ({first.reason}). This is a mistake of convexblocks: please "
+            "report it, with the data if you can."
+        )
+    text = _text(problem, evidence, incumbent, first.lower_bound)
+    bound = check_text(text) if first.lower_bound > 0 else first
+    if not bound.proven:
+        raise CertificateError(f"the checker contradicts itself ({bound.reason}); please report this.")
+    return Certificate(text, bound, seconds)
+
+
+def _text(problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None, claim: float) -> str:
+    stated = None
+    if incumbent is not None:
+        stated = float(np.nextafter(incumbent.objective * (1 + ROUNDING), np.inf)).hex()
+    X, y = problem.X.tolist(), problem.y.tolist()
+    statement = {
+        "network": "two_layer", "activation": problem.activation,
+        **({"slope": float(problem.slope).hex()} if problem.activation == "leaky_relu" else {}),
+        "loss": problem.loss, "weight_decay": float(problem.weight_decay).hex(), "bias": problem.bias,
+        "samples": len(y), "features": len(X[0]), "data_sha256": data_digest(X, y), "lower_bound": float(claim).hex(),
+        "incumbent": stated, "preparation": problem.preparation,
+    }  # fmt: skip
+    network = None
+    if incumbent is not None:
+        network = {"weights": _hex_rows(incumbent.weights), "outputs": [float(a).hex() for a in incumbent.outputs]}
+    made = {
+        "format": FORMAT, "statement": statement, "data": {"X": _hex_rows(problem.X), "y": [a.hex() for a in y]},
+        "evidence": evidence, "network": network,
+    }  # fmt: skip
+    return json.dumps(made, allow_nan=False, separators=(",", ":"))
+
+
+def _hex_rows(rows: np.ndarray) -> list[list[str]]:
+    return [[value.hex() for value in row] for row in rows.tolist()]

@@ -1,0 +1,185 @@
+"""Two-layer training problems whose optimum is bounded, and the data of their tables.
+
+With X (samples, features), where a bias is a column of ones, and an activation phi(z) = p (z)_+ + q z,
+
+    minimize    loss(f(X)) + weight_decay / 2  sum_j (|w_j|^2 + a_j^2),       f(x) = sum_j a_j phi(w_j'x),
+
+over any number of neurons. phi is positively homogeneous: rescaling w_j and a_j makes the penalty
+weight_decay sum_j |a_j| |w_j|. The loss is a SUM over samples: squared (with its 1/2), or logistic with labels +1, -1.
+
+With v = -grad loss and D(v) = min_z loss(z) + v'z the training objective of every network is at least D(v) as soon as
+h(v) = max over |u| <= 1 of |v'phi(X u)| is at most weight_decay (weak duality; `lower_bounds`, theorem T1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..formulations.errors import UsageError
+
+LOSSES = ("squared", "logistic")
+ACTIVATIONS = ("relu", "leaky_relu", "absolute_value")
+CONSTANT = 1e-9
+"""Features whose standard deviation is below this share of the largest are constant, and dropped."""
+
+
+@dataclass(frozen=True)
+class TwoLayerProblem:
+    """A two-layer training problem; see the module for the mathematics.
+
+    Attributes
+    ----------
+    X : array, shape (samples, features)
+        The bias column included, if there is one.
+    y : array, shape (samples,)
+        Targets, or labels +1 and -1.
+    loss : str
+        "squared" or "logistic".
+    weight_decay : float
+        Above zero; absolute.
+    activation : str
+        "relu", "leaky_relu" or "absolute_value".
+    slope : float
+        Of the leaky ReLU below zero, in [0, 1).
+    bias : str
+        "column" where the last column of X is constant and acts as a penalized hidden bias; else "none".
+    preparation : str
+        How X and y were made from the raw data, in words.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    loss: str
+    weight_decay: float
+    activation: str = "relu"
+    slope: float = 0.01
+    bias: str = "none"
+    preparation: str = "as given"
+
+    def __post_init__(self) -> None:
+        """Refuse what no bound is known for."""
+        X, y = np.asarray(self.X, dtype=float), np.asarray(self.y, dtype=float)
+        if X.ndim != 2 or y.shape != X.shape[:1] or not X.size:
+            raise UsageError(
+                f"X has shape {X.shape} and y {y.shape}; expected (samples, features) and (samples,), not empty."
+            )
+        if not (np.isfinite(X).all() and np.isfinite(y).all()):
+            raise UsageError("X or y holds NaN or infinite values; expected finite numbers: remove these samples.")
+        if self.loss not in LOSSES:
+            raise UsageError(f"no bound is known for the loss {self.loss!r}; known: {', '.join(LOSSES)}.")
+        if self.activation not in ACTIVATIONS:
+            raise UsageError(
+                f"no bound is known for the activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}."
+            )
+        if self.loss == "logistic" and not np.isin(y, (-1, 1)).all():
+            raise UsageError("the logistic loss has the labels +1 and -1; y holds others: encode the two classes so.")
+        if not 0 < self.weight_decay < np.inf:
+            raise UsageError(f"the weight decay is {self.weight_decay!r}; expected a number above 0.")
+        if not 0 <= self.slope < 1:
+            raise UsageError(f"the slope is {self.slope!r}; expected a number from 0 to below 1.")
+        if self.bias not in ("column", "none"):
+            raise UsageError(f"the bias is {self.bias!r}; expected 'column' or 'none'.")
+        if self.bias == "column" and np.ptp(X[:, -1]) > 0:
+            raise UsageError("the bias is 'column', but the last column of X is not constant; append one.")
+        object.__setattr__(self, "X", np.ascontiguousarray(X))
+        object.__setattr__(self, "y", np.ascontiguousarray(y))
+
+    @property
+    def coefficients(self) -> tuple[float, float]:
+        """The p and q of phi(z) = p (z)_+ + q z."""
+        return {"relu": (1.0, 0.0), "leaky_relu": (1 - self.slope, self.slope), "absolute_value": (2.0, -1.0)}[
+            self.activation
+        ]
+
+    def phi(self, z: np.ndarray) -> np.ndarray:
+        """The activation."""
+        p, q = self.coefficients
+        return p * np.maximum(z, 0) + q * z
+
+    def loss_value(self, z: np.ndarray) -> float:
+        """Loss of the predictions z (samples,)."""
+        if self.loss == "squared":
+            return float(0.5 * np.sum((z - self.y) ** 2))
+        return float(np.logaddexp(0, -self.y * z).sum())
+
+    def negative_gradient(self, z: np.ndarray) -> np.ndarray:
+        """-grad loss at the predictions z: what a dual point is made of."""
+        if self.loss == "squared":
+            return self.y - z
+        return self.y * np.exp(-np.logaddexp(0, self.y * z))
+
+    def predictions(self, weights: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        """f(X) of a network with weights (neurons, features) and output weights (neurons,)."""
+        return self.phi(self.X @ weights.T) @ outputs
+
+    def objective(self, weights: np.ndarray, outputs: np.ndarray) -> float:
+        """The training objective of a network."""
+        penalty = 0.5 * self.weight_decay * float(np.sum(weights**2) + np.sum(outputs**2))
+        return self.loss_value(self.predictions(weights, outputs)) + penalty
+
+    def dual(self, v: np.ndarray) -> float:
+        """D(v) = min_z loss(z) + v'z; minus infinity outside of its domain."""
+        if self.loss == "squared":
+            return float(v @ self.y - 0.5 * v @ v)
+        p = v * self.y
+        if (p < 0).any() or (p > 1).any():
+            return -np.inf
+        return float(sum(-np.sum(part * np.log(part, where=part > 0, out=np.zeros_like(part))) for part in (p, 1 - p)))
+
+    def best_scale(self, v: np.ndarray, most: float) -> float:
+        """The t in [0, most] with the largest D(t v); for the logistic loss at most 1."""
+        if self.loss == "squared":
+            square = float(v @ v)
+            return min(most, float(v @ self.y) / square) if square > 0 else 0.0
+        return min(most, 1.0)
+
+
+def prepare(
+    X: np.ndarray, y: np.ndarray, loss: str, *, components: int | None = None, bias: bool = True
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Data as the tables of bounds have them, and what was done in words.
+
+    Columns are centred and scaled to variance 1, constant ones dropped; with `components` the scores of that many
+    principal components, over their common standard deviation; then a column of ones; then everything over the root of
+    the number of columns. Targets of the squared loss are standardized; of two classes the larger label becomes +1.
+
+    Raises
+    ------
+    UsageError
+        For a logistic loss with other than two classes.
+    """
+    X = np.asarray(X, dtype=float)
+    centred = X - X.mean(0)
+    spread = centred.std(0)
+    kept = spread > CONSTANT * max(float(spread.max(initial=0.0)), 1e-300)
+    X = centred[:, kept] / spread[kept]
+    done = ["columns centred and scaled to variance 1"]
+    if not kept.all():
+        done.append(f"{int((~kept).sum())} constant columns dropped")
+    if components is not None and components < X.shape[1]:
+        left, sizes, _ = np.linalg.svd(X, full_matrices=False)
+        X = left[:, :components] * sizes[:components]
+        X = X / X.std()
+        done.append(f"{components} principal components over their common standard deviation")
+    if bias:
+        X = np.hstack([X, np.ones((len(X), 1))])
+        done.append("a column of ones appended")
+    X = X / np.sqrt(X.shape[1])
+    done.append(f"divided by the root of {X.shape[1]}")
+    return X, *_targets(np.asarray(y), loss, done)
+
+
+def _targets(y: np.ndarray, loss: str, done: list[str]) -> tuple[np.ndarray, str]:
+    if loss == "logistic":
+        classes = np.unique(y)
+        if len(classes) != 2:
+            raise UsageError(
+                f"the logistic loss needs two classes, but y has {len(classes)}; choose two of them (--classes A,B)."
+            )
+        return np.where(y == classes[1], 1.0, -1.0), "; ".join([*done, f"y = +1 for the class {classes[1]}, else -1"])
+    spread = float(np.std(y))
+    if not spread > 0:
+        raise UsageError("all targets are equal: there is nothing to learn.")
+    return (y - np.mean(y)) / spread, "; ".join([*done, "y standardized"])

@@ -1,0 +1,72 @@
+"""certify: the best certificate that is found for a two-layer training problem in a time."""
+
+from __future__ import annotations
+
+import time
+
+from ..formulations.errors import UsageError
+from .certificate import Certificate, make_certificate
+from .dual_polish import polish
+from .evidence import Multipliers, as_evidence, support_estimate
+from .incumbent import Incumbent, train_incumbent
+from .moment_start import first_multipliers
+from .pairs import nearest_pairs
+from .problem import TwoLayerProblem
+
+FEW_FEATURES = 12
+NEIGHBOURS = (5, 2)
+"""Neighbours of each sample in pairs, for up to and above FEW_FEATURES features."""
+SHARES = (0.5, 0.3)
+"""Of the time, for the incumbent and, of the rest, for the first multipliers."""
+
+
+def certify(
+    problem: TwoLayerProblem, incumbent: Incumbent | None = None, *, seconds: float = 60.0, random_state: int = 0,
+    stated: Incumbent | None = None,
+) -> Certificate:  # fmt: skip
+    """Prove a lower bound on the training objective of every network of every width.
+
+    Parameters
+    ----------
+    problem : TwoLayerProblem
+    incumbent : Incumbent, optional
+        A good network: its residuals are the first dual point, and the bound is compared with its objective. By
+        default one is trained, in half of the time.
+    seconds : float
+        About how long to search; checking comes on top.
+    random_state : int
+        Seed of the training.
+    stated : Incumbent, optional
+        The network that the certificate compares the bound with, where it is another one than the incumbent.
+
+    Returns
+    -------
+    Certificate
+        Its `lower_bound` is proven, by exact arithmetic (checker.py); 0, which always holds, where nothing better was
+        found.
+
+    Raises
+    ------
+    UsageError
+        If the time is not above zero.
+    CertificateError
+        If the proven bound is above the incumbent: please report that.
+    """
+    if not seconds > 0:
+        raise UsageError(f"seconds is {seconds!r}; expected a number above 0.")
+    if incumbent is None:
+        incumbent = train_incumbent(problem, seconds=SHARES[0] * seconds, random_state=random_state)
+        seconds *= 1 - SHARES[0]
+    began = time.perf_counter()
+    pairs = nearest_pairs(problem.X, problem.y, NEIGHBOURS[problem.X.shape[1] > FEW_FEATURES])
+    start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1] * seconds)
+    left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
+    found, _ = polish(problem, pairs, start, left)
+    evidence = as_evidence(problem, pairs, _up_to_the_decay(problem, found, support_estimate(problem, pairs, found)))
+    return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
+
+
+def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:
+    """Multipliers whose bound on h is just the weight decay, where the dual value allows: the checker need not scale."""
+    scale = problem.best_scale(found.v, problem.weight_decay / support) if support > 0 else 1.0
+    return found.scaled(scale)

@@ -1,0 +1,77 @@
+"""What `certify` and `check` share: a data set as the bounds want it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..formulations.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data: X, y, the loss, and in words how they were made."""
+
+    X: np.ndarray
+    y: np.ndarray
+    loss: str
+    words: str
+
+
+def load_prepared(
+    data: str,
+    *,
+    classes: str | None = None,
+    samples: int | None = None,
+    components: int | None = None,
+    bias: bool = True,
+    loss: str | None = None,
+    data_dir: Path | None = None,
+) -> Prepared:
+    """Load all samples of a data set, pick classes and samples, and prepare them.
+
+    Raises
+    ------
+    UsageError
+        If the data cannot be read, or classes, samples or the loss do not fit them.
+    """
+    from ..certificates.problem import prepare
+    from ..networks.datasets import load_dataset
+
+    dataset = load_dataset(data, data_dir=data_dir, split=False, standardize=False)
+    X, y = dataset.train
+    said = [f"{dataset.name}"]
+    if y.ndim > 1 and y.shape[1] > 1:
+        raise UsageError(f"y has {y.shape[1]} columns; expected one: a bound is known for one output.")
+    y = y.ravel()
+    if classes is not None:
+        wanted = _classes(classes, y)
+        X, y = X[np.isin(y, wanted)], y[np.isin(y, wanted)]
+        said.append(f"classes {wanted[0]} and {wanted[1]}")
+    loss = loss or ("logistic" if dataset.task == "classification" else "squared")
+    if samples is not None:
+        if not 2 <= samples <= len(y):
+            raise UsageError(f"--samples is {samples}; expected 2 to {len(y)}, which the data have.")
+        X, y = X[:samples], y[:samples]
+        said.append(f"the first {samples} samples")
+    if loss == "logistic" and len(np.unique(y)) != 2:
+        raise UsageError(
+            f"{dataset.name} has {len(np.unique(y))} classes; a bound is known for one output, that is for two classes: "
+            "choose two, --classes 3,8."
+        )
+    X, y, words = prepare(X, y, loss, components=components, bias=bias)
+    return Prepared(X, y, loss, f"{', '.join(said)}; {words}")
+
+
+def _classes(text: str, y: np.ndarray) -> tuple[int, int]:
+    try:
+        first, second = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--classes is {text!r}; expected two labels, such as 3,8.") from None
+    known = np.unique(y)
+    if first == second or not np.isin([first, second], known).all():
+        some = ", ".join(f"{label:g}" for label in known[:10])
+        raise UsageError(f"--classes is {text!r}; expected two different ones of {some}.")
+    return first, second

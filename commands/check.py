@@ -1,0 +1,112 @@
+"""`convexblocks check`: prove a certificate again. Exit 0 proven, 1 readable but not proven, 2 not a certificate."""
+
+from __future__ import annotations
+
+import json as json_format
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..formulations.errors import UsageError
+from .console import complain, print_json, say_lines, working
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Option = typer.Option
+SAME = 1e-9
+"""How far prepared numbers may differ: they are prepared again, and other machines round differently."""
+
+
+def check(
+    certificate: Annotated[Path, typer.Argument(metavar="CERT.json", help="A certificate.")],
+    data: Annotated[
+        str | None, Option(metavar="DATA", help="Compare with these data: a name of `list`, .npz, .csv.")
+    ] = None,
+    classes: Annotated[str | None, Option(metavar="A,B", help="Two classes of DATA.")] = None,
+    samples: Annotated[int | None, Option(metavar="N", help="The first N of DATA.")] = None,
+    data_dir: Annotated[Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.")] = None,
+    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Prove a lower bound again, in exact arithmetic, with nothing but the file."""
+    # Imported here because the room brings torch, which --help need not wait for.
+    from ..certificates.checker import NotACertificate, check_text, describe
+
+    try:
+        text = certificate.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        complain(f"the file {str(certificate)!r} cannot be read: {error}.")
+        raise typer.Exit(2) from None
+    try:
+        with working("proving ...", quiet=json):
+            own = None if data is None else _own(text, data, classes, samples, data_dir)
+            bound = check_text(text, data=own)
+    except NotACertificate as error:
+        complain(f"{str(certificate)!r} is not a certificate: {error}")
+        raise typer.Exit(2) from None
+    if json:
+        print_json({
+            "proven": bound.proven, "lower_bound": bound.lower_bound, "incumbent": bound.incumbent,
+            "statement": bound.statement, "reason": bound.reason, "seconds": bound.seconds,
+        })  # fmt: skip
+    else:
+        say_lines(describe(bound))
+        if data is not None and bound.proven:
+            say_lines(f"The data are those of {data}, prepared again (equal to {SAME:g}).")
+    if not bound.proven:
+        raise typer.Exit(1)
+
+
+def _own(
+    text: str, data: str, classes: str | None, samples: int | None, data_dir: Path | None
+) -> tuple[list[list[float]], list[float]]:
+    """The user's own data, as given or prepared as the certificate says; the certificate's own numbers if they agree.
+
+    Raises
+    ------
+    NotACertificate
+        If the text is none.
+    UsageError
+        If the data cannot be read.
+    """
+    import numpy as np
+
+    from ..certificates.checker import check_text
+
+    check_text(text)
+    made = json_format.loads(text)
+    X, y = (np.vectorize(float.fromhex)(np.array(made["data"][name])) for name in ("X", "y"))
+    candidates = _candidates(made["statement"], X.shape[1], data, classes, samples, data_dir)
+    for own_X, own_y in candidates:
+        same = own_X.shape == X.shape and np.allclose(own_X, X, rtol=0, atol=SAME * np.abs(X).max())
+        if same and np.allclose(own_y, y, rtol=0, atol=SAME * np.abs(y).max()):
+            return X.tolist(), y.tolist()
+    # None agrees: the checker says where the first one differs.
+    own_X, own_y = candidates[0]
+    return own_X.tolist(), own_y.tolist()
+
+
+def _candidates(
+    statement: dict[str, Any], features: int, data: str, classes: str | None, samples: int | None, data_dir: Path | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The data prepared with and without principal components, and as they are."""
+    import numpy as np
+
+    from ..networks.datasets import load_dataset
+    from .certificate_data import load_prepared
+
+    bias = statement["bias"] == "column"
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for components in (None, features - bias):
+        # What cannot be prepared for this statement can still be compared as it is.
+        with suppress(UsageError):
+            prepared = load_prepared(
+                data, classes=classes, samples=samples, components=components, bias=bias, loss=statement["loss"],
+                data_dir=data_dir,
+            )  # fmt: skip
+            found.append((prepared.X, prepared.y))
+    dataset = load_dataset(data, data_dir=data_dir, task="regression", split=False, standardize=False)
+    plain = dataset.X_train, np.asarray(dataset.y_train, dtype=float).ravel()
+    return [*found, plain]
