@@ -12,11 +12,12 @@ from ..formulations.errors import UsageError
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data: X, y, the loss, and in words how they were made."""
+    """Prepared data: X, y, the loss, whether X has a bias "column" or "none", and in words how they were made."""
 
     X: np.ndarray
     y: np.ndarray
     loss: str
+    bias: str
     words: str
 
 
@@ -58,11 +59,11 @@ def load_prepared(
         said.append(f"the first {samples} samples")
     if loss == "logistic" and len(np.unique(y)) != 2:
         raise UsageError(
-            f"{dataset.name} has {len(np.unique(y))} classes; a bound is known for one output, that is for two classes: "
+            f"{dataset.name} has {len(np.unique(y))} classes; a bound is known for one output, that is two classes: "
             "choose two, --classes 3,8."
         )
     X, y, words = prepare(X, y, loss, components=components, bias=bias)
-    return Prepared(X, y, loss, f"{', '.join(said)}; {words}")
+    return Prepared(X, y, loss, "column" if bias else "none", f"{', '.join(said)}; {words}")
 
 
 def _classes(text: str, y: np.ndarray) -> tuple[int, int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..formulations.errors import UsageError
-from .certificate_data import load_prepared
+from .certificate_data import Prepared, load_prepared
 from .console import number, print_json, say, say_lines, working
 from .training import check_seed, limit_threads
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..certificates import Certificate, Incumbent, TwoLayerProblem
 
 Option = typer.Option
+SLOPE = 0.01
 DATA, NETWORK, SEARCH = "Data", "Network and objective", "Search"
 
 
@@ -41,7 +43,7 @@ def certify(
         Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
     ] = None,
     hidden: Annotated[
-        int | None, Option(metavar="N", help="Most neurons of the network it is compared with.", rich_help_panel=NETWORK)
+        int | None, Option(metavar="N", help="Most neurons of the network to compare.", rich_help_panel=NETWORK)
     ] = None,
     activation: Annotated[
         str, Option(metavar="NAME", help="relu, leaky_relu, absolute_value.", rich_help_panel=NETWORK)
@@ -74,11 +76,11 @@ def certify(
     elif data is None:
         raise UsageError("no data are named: give DATA, a name of `convexblocks list` or a file, or --run RUN.")
     else:
-        found = load_prepared(data, classes=classes, samples=samples, components=components, bias=not no_bias,
-                              loss=loss, data_dir=data_dir)  # fmt: skip
-        bias = "none" if no_bias else "column"
-        problem = _problem(found.X, found.y, found.loss, activation, bias, found.words, weight_decay, relative, seed)
-        network = None
+        prepared = load_prepared(data, classes=classes, samples=samples, components=components, bias=not no_bias,
+                                 loss=loss, data_dir=data_dir)  # fmt: skip
+        problem, network = make_problem(
+            prepared, weight_decay=weight_decay, relative=relative, activation=activation, seed=seed
+        ), None
     certificate = search(problem, network, hidden=hidden, seconds=seconds, seed=seed, quiet=json)
     certificate.write(out)
     if json:
@@ -128,32 +130,41 @@ def problem_of_run(run: Path, weight_decay: float | None, *, relative: bool) -> 
             "layers with one output, squared or logistic."
         )
     y = np.where(y == 1, 1.0, -1.0) if settings["loss"] == "logistic" else np.asarray(y, dtype=float).ravel()
-    words = f"the training data of the run {run.name} as its network sees them; a column of ones appended"
-    decay = settings["weight_decay"] if weight_decay is None else weight_decay
     name, _, slope = settings["activations"][0].partition("(")
-    problem = _problem(
-        np.hstack([X, np.ones((len(X), 1))]), y, settings["loss"], name, "column", words, decay, relative, 0,
-        slope=float(slope.rstrip(")")) if slope else 0.01,
+    prepared = Prepared(
+        np.hstack([X, np.ones((len(X), 1))]), y, settings["loss"], "column",
+        f"the training data of the run {run.name} as its network sees them; a column of ones appended",
+    )  # fmt: skip
+    problem = make_problem(
+        prepared, weight_decay=settings["weight_decay"] if weight_decay is None else weight_decay, relative=relative,
+        activation=name, slope=float(slope.rstrip(")")) if slope else SLOPE, seed=0,
     )  # fmt: skip
     return problem, network_incumbent(problem, loaded.module)
 
 
-def _problem(
-    X: Any, y: Any, loss: str, activation: str, bias: str, words: str, decay: float | None, relative: bool, seed: int,
-    *, slope: float = 0.01,
+def make_problem(
+    prepared: Prepared, *, weight_decay: float | None, relative: bool, activation: str = "relu", slope: float = SLOPE,
+    seed: int = 0,
 ) -> TwoLayerProblem:  # fmt: skip
-    from dataclasses import replace
+    """A training problem, its weight decay absolute or a share of the one above which the zero network is optimal.
 
+    Raises
+    ------
+    UsageError
+        If there is no weight decay, or no bound is known for the problem.
+    """
     from ..certificates import TwoLayerProblem, largest_weight_decay
 
-    if decay is None:
+    if weight_decay is None:
         raise UsageError("no weight decay is given: --weight-decay X, or with --relative a share, such as 0.3.")
-    problem = TwoLayerProblem(X, y, loss, decay, activation, slope, bias, words)
+    problem = TwoLayerProblem(
+        prepared.X, prepared.y, prepared.loss, weight_decay, activation, slope, prepared.bias, prepared.words
+    )
     if not relative:
         return problem
     most = largest_weight_decay(problem, random_state=seed)
-    words += f"; weight decay {decay:g} of {most:.6g}, above which the zero network is optimal (estimated)"
-    return replace(problem, weight_decay=decay * most, preparation=words)
+    words = f"{prepared.words}; weight decay {weight_decay:g} times {most:.6g}, from where on zero is best (estimated)"
+    return replace(problem, weight_decay=weight_decay * most, preparation=words)
 
 
 def summary(certificate: Certificate, out: Path | None) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Proven lower bounds on training objectives, each with its incumbent, its gap and its times.
+
+    python -m benchmarks.certificates [INSTANCE ...] [--seconds 30] [--incumbent-seconds 25]
+
+The instances are those of the design note's table G: all samples, columns centred and scaled, a bias column, everything
+over the root of the number of columns, weight decay relative to the one above which the zero network is optimal
+(estimated). One thread. "found" is the wall time of the search (pairs, first multipliers, polish), the training of the
+incumbent apart; "proven" is the time of the standard-library checker, run here as a script of its own. The gap is
+100 (1 - proven bound / incumbent), the incumbent rounded upward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from threadpoolctl import threadpool_limits
+
+from convexblocks.certificates import (
+    TwoLayerProblem,
+    certify,
+    checker,
+    largest_weight_decay,
+    prepare,
+    train_incumbent,
+)
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """Data, loss, the relative weight decay, and the largest gap in percent that is asked for."""
+
+    load: Callable[[], Arrays]
+    loss: str
+    share: float
+    most: float
+
+
+def two_digits() -> Arrays:
+    """Digits 3 against 8."""
+    X, y = load_digits(return_X_y=True)
+    chosen = np.isin(y, (3, 8))
+    return X[chosen], y[chosen]
+
+
+def diabetes() -> Arrays:
+    """442 patients."""
+    X, y = load_diabetes(return_X_y=True)
+    return X, y
+
+
+def cancer() -> Arrays:
+    """569 tumours."""
+    X, y = load_breast_cancer(return_X_y=True)
+    return X, y
+
+
+INSTANCES = {
+    "diabetes-0.3": Instance(diabetes, "squared", 0.3, 0.3),
+    "diabetes-0.1": Instance(diabetes, "squared", 0.1, 9.0),
+    "cancer-0.1": Instance(cancer, "logistic", 0.1, 0.45),
+    "digits38-0.3": Instance(two_digits, "logistic", 0.3, 0.61),
+    "digits38-0.1": Instance(two_digits, "logistic", 0.1, 2.0),
+}
+
+
+def row(name: str, instance: Instance, seconds: float, incumbent_seconds: float) -> list[str]:
+    """Certify one instance, check its file in a process of its own."""
+    X, y, words = prepare(*instance.load(), instance.loss)
+    problem = TwoLayerProblem(X, y, instance.loss, 1.0, bias="column", preparation=words)
+    decay = instance.share * largest_weight_decay(problem)
+    problem = TwoLayerProblem(X, y, instance.loss, decay, bias="column", preparation=words)
+    incumbent = train_incumbent(problem, seconds=incumbent_seconds)
+    made = certify(problem, incumbent, seconds=seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        path = made.write(Path(folder) / "certificate.json")
+        began = time.perf_counter()
+        code = subprocess.run([sys.executable, "-I", str(checker.__file__), str(path)], capture_output=True).returncode
+        checked = time.perf_counter() - began
+    assert made.incumbent is not None
+    met = code == 0 and made.gap_percent <= instance.most
+    return [
+        name, f"{len(y)} x {X.shape[1]}", f"{made.lower_bound:.6f}", f"{made.incumbent:.6f}", f"{made.gap_percent:.3f}",
+        f"{instance.most:g}", f"{incumbent.seconds:.0f}", f"{made.seconds:.0f}", f"{checked:.1f}",
+        "met" if met else "NOT MET" if code == 0 else "NOT PROVEN",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("instances", nargs="*", metavar="INSTANCE", help=f"of {', '.join(INSTANCES)}; all by default")
+    parser.add_argument("--seconds", type=float, default=30, help="for the search")
+    parser.add_argument("--incumbent-seconds", type=float, default=25)
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.instances) - set(INSTANCES))
+    if unknown:
+        parser.error(f"unknown instance {unknown[0]!r}; known: {', '.join(INSTANCES)}")
+    torch.set_num_threads(1)
+    table = Table(title="Certificates: lower bounds for every width, proven by the standard-library checker")
+    for heading in ("instance", "n x d", "proven", "incumbent", "gap %", "asked", "trained s", "found s", "proven s", ""):
+        table.add_column(heading, justify="left" if heading in ("instance", "") else "right")
+    with threadpool_limits(1):
+        for name in arguments.instances or INSTANCES:
+            table.add_row(*row(name, INSTANCES[name], arguments.seconds, arguments.incumbent_seconds))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
