@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..formulations.errors import UsageError
-from .checker import FORMAT, Bound, check_text, data_digest, describe
+from .checker import FORMAT, MOST_NETWORK_PRODUCTS, Bound, check_text, data_digest, describe, objective
 from .incumbent import Incumbent
 from .problem import TwoLayerProblem
 
-ROUNDING = 1e-12
-"""The incumbent's objective is stated larger by this share: it was computed in floating point."""
+ROUNDING = 1e-9
+"""An incumbent that is too large for exact arithmetic is stated larger by this share."""
 
 
 class CertificateError(RuntimeError):
@@ -108,16 +108,14 @@ def make_certificate(
 
 
 def _text(problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None, claim: float) -> str:
-    stated = None
-    if incumbent is not None:
-        stated = float(np.nextafter(incumbent.objective * (1 + ROUNDING), np.inf)).hex()
     X, y = problem.X.tolist(), problem.y.tolist()
     statement = {
         "network": "two_layer", "activation": problem.activation,
         **({"slope": float(problem.slope).hex()} if problem.activation == "leaky_relu" else {}),
         "loss": problem.loss, "weight_decay": float(problem.weight_decay).hex(), "bias": problem.bias,
         "samples": len(y), "features": len(X[0]), "data_sha256": data_digest(X, y), "lower_bound": float(claim).hex(),
-        "incumbent": stated, "preparation": problem.preparation,
+        "incumbent": None if incumbent is None else _rounded_up(problem, incumbent).hex(),
+        "preparation": problem.preparation,
     }  # fmt: skip
     network = None
     if incumbent is not None:
@@ -127,6 +125,19 @@ def _text(problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incu
         "evidence": evidence, "network": network,
     }  # fmt: skip
     return json.dumps(made, allow_nan=False, separators=(",", ":"))
+
+
+def _rounded_up(problem: TwoLayerProblem, incumbent: Incumbent) -> float:
+    """The objective of the incumbent or a little more, in exact arithmetic where that does not take long."""
+    if incumbent.weights.size * len(problem.X) > MOST_NETWORK_PRODUCTS:
+        return incumbent.objective * (1 + ROUNDING)
+    statement = {
+        "activation": problem.activation, "slope": problem.slope, "loss": problem.loss,
+        "weight_decay": problem.weight_decay,
+    }  # fmt: skip
+    return objective(
+        statement, problem.X.tolist(), problem.y.tolist(), incumbent.weights.tolist(), incumbent.outputs.tolist()
+    )
 
 
 def _hex_rows(rows: np.ndarray) -> list[list[str]]:

@@ -5,8 +5,8 @@ With A, g and G of evidence.py the largest value of a sign is, by a price t on t
     H  <=  2 lambda_max [ G + b t,  g'/2 ;  g/2,  A - b t I ],      b the weight decay,
 
 (the trace of the moment matrix is 2). Maximized is D((b / H) v) over v, the multipliers, the widths and t, with the
-largest eigenvalue of both signs smoothed, H_mu = 2 mu b log sum exp(eigenvalues / (mu b)), for smaller and smaller mu.
-Every iterate is valid evidence; the best is kept.
+largest eigenvalue of both signs smoothed, H_mu = 2 mu b log sum exp(eigenvalues / (mu b)), and the corners of
+lh = max(0, .) rounded, for smaller and smaller mu. Every iterate is valid evidence; the best is kept.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
+from ..formulations.sample_pairs import Pairs
 from .evidence import Multipliers, value_estimate
 from .moment_start import Data
-from .pairs import Pairs
 from .problem import TwoLayerProblem
 
 SMOOTHINGS = (1e-2, 2e-3, 5e-4, 1e-4, 3e-5)
@@ -33,6 +33,7 @@ MOST_REPEATS, SETTLED = 20, 1e-6
 NARROWEST = 1e-3
 """Smallest new width, relative to the length of its sample or pair."""
 CORNER = 0.3
+"""How far lh is from its corner at zero, relative to the smoothing and to the mean size of v."""
 EDGE = 1e-6
 """How far the probabilities y v of a start are kept from 0 and 1."""
 Values = dict[str, Tensor]
@@ -96,6 +97,7 @@ def _matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: floa
     # The length is kept differentiable at zero.
     local = values["local"] if rows is None else (rows.square().sum(2) + 1e-14).sqrt()
     raw = (v0 + 2 * local + values["mean"]) / 2
+    # More than max(0, raw) is valid too; without its corner the search does not get stuck.
     half = torch.relu(raw) if not corner else (raw + (raw.square() + corner**2).sqrt()) / 2
     width, pair_width = values["width"].exp(), values["pair_width"].exp()
     quadratic, linear = half / (2 * width), half - local - values["mean"]
@@ -113,7 +115,7 @@ def _matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: floa
 
 
 def _widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:
-    """Widths from the moments that belong to the multipliers, tau^2 = x'U x / R: those of idle multipliers were lost."""
+    """Widths tau^2 = x'U x / R from the moments that belong to the multipliers: those of idle ones were lost."""
     J = problem.weight_decay * _price_matrix(data.X.shape[1] + 1)
     eigenvalues, vectors = torch.linalg.eigh(_matrices(problem, data, values) + values["price"][:, None, None] * J)
     soft = smoothing * problem.weight_decay
@@ -160,7 +162,7 @@ def _ascend(
     names, shapes = list(values), [part.shape for part in values.values()]
     lengths = [part.numel() for part in values.values()]
     soft, J = smoothing * problem.weight_decay, problem.weight_decay * _price_matrix(data.X.shape[1] + 1)
-    corner = CORNER * smoothing * float(_point(problem, data.y, values['v']).abs().mean())
+    corner = CORNER * smoothing * float(_point(problem, data.y, values["v"]).abs().mean())
 
     def unpacked(flat: Tensor) -> Values:
         return {name: part.view(shape) for name, part, shape in zip(names, flat.split(lengths), shapes, strict=True)}

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .pairs import Pairs
+from ..formulations.sample_pairs import Pairs
 from .problem import TwoLayerProblem
 
 SIGNS = (1.0, -1.0)
@@ -121,7 +121,7 @@ def _side(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers, plac
     X, (p, q), sign = problem.X, problem.coefficients, SIGNS[place]
     norms = np.linalg.norm(X, axis=1)
     pi = np.maximum(multipliers.pairs[place], 0)
-    v0 = sign * p * multipliers.v - pairs.pulled(pi, len(X))
+    v0 = sign * p * multipliers.v - pairs.pulled(pi)
     rows = None if multipliers.rows is None else multipliers.rows[place]
     local = np.maximum(multipliers.local[place], 0) if rows is None else np.linalg.norm(rows, axis=1)
     mean = np.maximum(multipliers.mean[place], 0)

@@ -151,8 +151,8 @@ def network_incumbent(problem: TwoLayerProblem, network: nn.Module) -> Incumbent
         problem.activation
     ]:
         raise UsageError(
-            f"the network has the widths {layered.widths} and the activations {seen}; this bound is for two layers with "
-            f"one output and the activation {wanted}."
+            f"the network has the widths {layered.widths} and the activations {seen}; this bound is for two layers "
+            f"with one output and the activation {wanted}."
         )
     slope = layered.activations[0].parameter
     if problem.activation == "leaky_relu" and slope != problem.slope:
@@ -172,8 +172,8 @@ def _with_bias(problem: TwoLayerProblem, weights: np.ndarray, bias: np.ndarray) 
         return np.hstack([weights, (bias / problem.X[0, -1])[:, None]])
     raise UsageError(
         f"the network reads {weights.shape[1]} features and has {'a' if bias.any() else 'no'} hidden bias, but X has "
-        f"{features} columns and its bias is {problem.bias!r}; expected all columns and no bias, or one less and a bias "
-        "column in X (bias='column'): a bias that is not penalized is not covered by the bound."
+        f"{features} columns and its bias is {problem.bias!r}; expected all columns and no bias, or one less and a "
+        "bias column in X (bias='column'): a bias that is not penalized is not covered by the bound."
     )
 
 

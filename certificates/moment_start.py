@@ -23,9 +23,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ..formulations.sample_pairs import Pairs
 from .evidence import SIGNS, Multipliers
 from .incumbent import Incumbent
-from .pairs import Pairs
 from .problem import TwoLayerProblem
 
 ROUNDS, ITERATIONS = 8, 150

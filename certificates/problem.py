@@ -7,8 +7,9 @@ With X (samples, features), where a bias is a column of ones, and an activation 
 over any number of neurons. phi is positively homogeneous: rescaling w_j and a_j makes the penalty
 weight_decay sum_j |a_j| |w_j|. The loss is a SUM over samples: squared (with its 1/2), or logistic with labels +1, -1.
 
-With v = -grad loss and D(v) = min_z loss(z) + v'z the training objective of every network is at least D(v) as soon as
-h(v) = max over |u| <= 1 of |v'phi(X u)| is at most weight_decay (weak duality; `lower_bounds`, theorem T1).
+With D(v) = min_z loss(z) + v'z the training objective of every network is at least D(v) as soon as
+h(v) = max over |u| = 1 of |v'phi(X u)| is at most weight_decay: loss(z) >= D(v) - v'z, and |v'z| is at most h(v) times
+sum_j |a_j| |w_j|. The first v to try is -grad loss at a good network.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class TwoLayerProblem:
             raise UsageError(f"the slope is {self.slope!r}; expected a number from 0 to below 1.")
         if self.bias not in ("column", "none"):
             raise UsageError(f"the bias is {self.bias!r}; expected 'column' or 'none'.")
-        if self.bias == "column" and np.ptp(X[:, -1]) > 0:
-            raise UsageError("the bias is 'column', but the last column of X is not constant; append one.")
+        if self.bias == "column" and (np.ptp(X[:, -1]) > 0 or X[0, -1] == 0):
+            raise UsageError("the bias is 'column', but the last column of X is no constant other than 0; append one.")
         object.__setattr__(self, "X", np.ascontiguousarray(X))
         object.__setattr__(self, "y", np.ascontiguousarray(y))
 

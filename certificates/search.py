@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 
 from ..formulations.errors import UsageError
+from ..formulations.sample_pairs import nearest_pairs
 from .certificate import Certificate, make_certificate
 from .dual_polish import polish
 from .evidence import Multipliers, as_evidence, support_estimate
 from .incumbent import Incumbent, train_incumbent
 from .moment_start import first_multipliers
-from .pairs import nearest_pairs
 from .problem import TwoLayerProblem
 
 FEW_FEATURES = 12
 NEIGHBOURS = (5, 2)
-"""Neighbours of each sample in pairs, for up to and above FEW_FEATURES features."""
+"""Neighbours of each sample in pairs, for up to and above FEW_FEATURES features; few ones get several partners too."""
 SHARES = (0.5, 0.3)
 """Of the time, for the incumbent and, of the rest, for the first multipliers."""
 
@@ -58,7 +58,8 @@ def certify(
         incumbent = train_incumbent(problem, seconds=SHARES[0] * seconds, random_state=random_state)
         seconds *= 1 - SHARES[0]
     began = time.perf_counter()
-    pairs = nearest_pairs(problem.X, problem.y, NEIGHBOURS[problem.X.shape[1] > FEW_FEATURES])
+    few = problem.X.shape[1] <= FEW_FEATURES
+    pairs = nearest_pairs(problem.X, problem.y, neighbours=NEIGHBOURS[not few], conic=few)
     start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1] * seconds)
     left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
     found, _ = polish(problem, pairs, start, left)
@@ -67,6 +68,6 @@ def certify(
 
 
 def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:
-    """Multipliers whose bound on h is just the weight decay, where the dual value allows: the checker need not scale."""
+    """Multipliers whose bound on h is just the weight decay, where D allows that: the checker need not scale."""
     scale = problem.best_scale(found.v, problem.weight_decay / support) if support > 0 else 1.0
     return found.scaled(scale)

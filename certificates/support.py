@@ -1,4 +1,4 @@
-"""The support function h(v) = max over |u| <= 1 of |v'phi(X u)|, estimated from below by seeded multistart ascent.
+"""The support function h(v) = max over |u| = 1 of |v'phi(X u)|, estimated from below by seeded multistart ascent.
 
 Steps go along the gradient on the unit sphere, longer where the value rose and shorter where it did not. What is found
 is a neuron that a network may want, and a value that h exceeds or equals: an ESTIMATE, never a bound.

@@ -8,8 +8,11 @@ from .fenchel_lifting import FenchelLifting
 from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Formulation, LiftedState, Step
+from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
 from .subproblem import Residuals, Subproblem
+from .two_layer_moments import SecondMoments
+from .two_layer_pairs import PairedMoments
 
 __all__ = [
     "ACTIVATIONS",
@@ -24,10 +27,13 @@ __all__ = [
     "FenchelWeight",
     "Formulation",
     "LiftedState",
+    "LipschitzRegression",
     "Loss",
     "NoConvexModelError",
     "NotDisciplinedError",
+    "PairedMoments",
     "Residuals",
+    "SecondMoments",
     "Step",
     "Subproblem",
     "Symbol",

@@ -12,10 +12,14 @@ from .fenchel_lifting import FenchelLifting
 from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
+from .lipschitz_regression import LipschitzRegression
 from .subproblem import Subproblem
+from .two_layer_moments import SecondMoments
+from .two_layer_pairs import PairedMoments
 
 SUBPROBLEMS: dict[str, type[Subproblem]] = {
-    block.name: block for block in (FenchelActivation, FenchelWeight, FenchelOutput)
+    block.name: block
+    for block in (FenchelActivation, FenchelWeight, FenchelOutput, SecondMoments, PairedMoments, LipschitzRegression)
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
 

@@ -115,7 +115,7 @@ def test_of_two_classes_the_larger_label_is_positive() -> None:
         ({"weight_decay": np.nan}, "expected a number above 0"),
         ({"slope": 1.0}, "from 0 to below 1"),
         ({"bias": "free"}, "expected 'column' or 'none'"),
-        ({"X": np.arange(36.0).reshape(12, 3)}, "the last column of X is not constant"),
+        ({"X": np.arange(36.0).reshape(12, 3)}, "the last column of X is no constant"),
     ],
 )
 def test_refusals(change: dict, message: str) -> None:

@@ -1,0 +1,913 @@
+"""Check a certificate: a lower bound on the training loss of two-layer networks, proved again from one file.
+
+    python checker.py CERTIFICATE.json [--data FILE] [--json]      exit 0: proven, 1: not proven, 2: not a certificate
+
+This file needs the standard library alone. It computes with integers and rationals: the numbers of a certificate are
+floats, hence rationals, and no floating-point operation stands between them and the bound.
+
+What is proven
+--------------
+For every width m, all hidden weights w_1, ..., w_m and all output weights a_1, ..., a_m,
+
+    loss(z) + (weight_decay / 2) sum_j (|w_j|^2 + a_j^2)  >=  lower_bound,        z = sum_j a_j phi(X w_j).
+
+loss(z) is sum_i (z_i - y_i)^2 / 2 or, with labels +-1, sum_i log(1 + exp(-y_i z_i)). The activation phi(z) is z for
+z >= 0 and q z for z <= 0, that is (1 - q) (z)_+ + q z, with q = 0 (relu), slope (leaky_relu) or -1 (absolute_value).
+
+Proof
+-----
+1. Duality. Let D(v) = min_z loss(z) + v'z, and let H be at least |v'phi(X u)| for all |u| = 1. As phi(c z) = c phi(z)
+   for c >= 0, |v'z| <= H sum_j |a_j| |w_j| <= H sum_j (|w_j|^2 + a_j^2) / 2. So for t >= 0 with t H <= weight_decay the
+   objective is at least D(t v) - t v'z + (weight_decay / 2) sum_j (|w_j|^2 + a_j^2) >= D(t v).
+   Squared loss: D(v) = v'y - |v|^2 / 2. Logistic loss: with p_i = y_i v_i in [0, 1], D(v) is the sum of the entropies
+   -p_i log p_i - (1 - p_i) log(1 - p_i). Loss and penalty are never negative, so 0 is a bound too.
+
+2. For each sign s and all |u| = 1 we bound s v'phi(X u) = sum_i v0_i (x_i'u)_+ + s q v'X u, v0 = s (1 - q) v. Positive
+   parts are subadditive: for a datum i, numbers c_j >= 0 and delta = x_i - sum_j c_j x_j,
+
+       (x_i'u)_+  <=  sum_j c_j (x_j'u)_+ + (delta'u)_+ .
+
+   So a pair of weight pi >= 0 may take pi from v0_i and add pi c_j to each v0_j, at the price of pi (z)_+, z = delta'u.
+   That is at most quadratic z^2 + linear z + gamma, where quadratic > 0 and gamma is the largest value of
+   pi (z)_+ - quadratic z^2 - linear z.
+
+3. For a datum, z = x_i'u has |z| <= r_i if r_i >= |x_i|. With its row w_i (zero if there is none) and l_i >= |w_i|,
+   |z w_i'u| <= l_i |z|. So v0_i (z)_+ <= quadratic z^2 + linear z - z w_i'u + gamma, where gamma is the largest value
+   of v0_i (z)_+ + l_i |z| - quadratic z^2 - linear z on |z| <= r_i.
+
+4. Together, s v'phi(X u) <= G + g'u + u'A u. Let rho be any number, B = rho I - A, and let e be such that the bordered
+   matrix M = [B, g/2; g'/2, e] is positive semidefinite. For |u| = 1, where rho = rho u'u whatever the sign of rho,
+
+       G + g'u + u'A u  =  G + g'u + rho - u'B u  =  G + rho + e - (u, -1)'M (u, -1)  <=  G + rho + e.
+
+   `_peak` finds e, and proves that M is positive semidefinite.
+
+5. Rounding. A and g are sums of integers over powers of two, without any error. The numbers r, l, gamma and e are
+   rounded up, which can only make the bounds of steps 2 to 4 larger; t and D(t v) are rounded down.
+
+The file
+--------
+One JSON object. Real numbers are texts as float.hex() writes them, indices are integers from 0; no key may be missing.
+
+    format       "convexblocks certificate 1"
+    statement    network ("two_layer"), activation, slope (of leaky_relu alone), loss, weight_decay, bias ("column": the
+                 last column of X is constant; or "none"), samples, features, data_sha256 (see `data_digest`),
+                 lower_bound, incumbent (the objective of the best network known, or null), preparation (a text)
+    data         X (a list for each sample) and y
+    evidence     kind ("paired_moments"), v, and for the signs + and -, plus and minus: rho, quadratic and linear (one
+                 for each datum), pairs, rows (null, or w_i or null for each datum). A pair has the keys of (the datum),
+                 partners ([j, c_j] each), weight, quadratic and linear
+    network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import re
+import reprlib
+import struct
+import sys
+import time
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from fractions import Fraction
+from operator import index, mul
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMAT = "convexblocks certificate 1"
+ACTIVATIONS = ("relu", "leaky_relu", "absolute_value")
+LOSSES = ("squared", "logistic")
+MOST_BYTES = 2**26
+"""Of a file, and of an array in a file of data."""
+MOST_PRODUCTS = 100_000_000
+"""Of integers, to prove a bound. Their size is bounded because that of floats is."""
+MOST_NETWORK_PRODUCTS = 100_000_000
+"""Of integers, to compute the objective of the network in a file."""
+LONGEST_TEXT = 10_000
+PRECISION = 128
+"""Bits that are kept where a number is rounded."""
+
+Matrix = Sequence[Sequence[float]]
+
+
+class NotACertificate(ValueError):  # noqa: N818 (it says what the file is, and no more)
+    """The file cannot be read as a certificate; the message says where and why."""
+
+
+class _Rejected(Exception):  # noqa: N818 (an answer, caught in `check_text`)
+    """The certificate can be read, and does not prove what it states."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a certificate proves.
+
+    Attributes
+    ----------
+    proven : bool
+        Whether all that the certificate states was proved again.
+    lower_bound : float
+        The bound that was proved here, rounded down. It is 0, which always holds, where the evidence proves nothing.
+    claim : float
+        The lower bound that the certificate states.
+    incumbent : float or None
+        Training objective of the best network known, as the certificate states it.
+    statement : dict
+        The statement of the certificate, its real numbers as floats.
+    reason : str
+        Why the certificate is not proven; empty if it is.
+    notes : tuple of str
+        What else a reader should know.
+    seconds : float
+        Time spent.
+    """
+
+    proven: bool
+    lower_bound: float
+    claim: float
+    incumbent: float | None
+    statement: dict[str, Any]
+    reason: str
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def gap_percent(self) -> float | None:
+        """100 (1 - lower_bound / incumbent); 0 where both are 0, None where there is no incumbent."""
+        if self.incumbent is None:
+            return None
+        return 100 * (1 - self.lower_bound / self.incumbent) if self.incumbent > 0 else 0.0
+
+
+class _Pair(NamedTuple):
+    of: int
+    partners: list[tuple[int, float]]
+    weight: float
+    quadratic: float
+    linear: float
+
+
+class _Side(NamedTuple):
+    """The evidence for one sign."""
+
+    rho: float
+    quadratic: list[float]
+    linear: list[float]
+    pairs: list[_Pair]
+    rows: list[list[float]]
+    """Empty where there is none."""
+
+
+class _Certificate(NamedTuple):
+    statement: dict[str, Any]
+    X: list[list[float]]
+    y: list[float]
+    v: list[float]
+    sides: dict[int, _Side]
+    """By sign, 1 and -1."""
+    network: tuple[list[list[float]], list[float]] | None
+
+
+class _Term(NamedTuple):
+    """quadratic z^2 + linear z + constant, z = row'u; the row is in the unit of the integers that stand for X."""
+
+    row: list[int]
+    quadratic: Fraction
+    linear: Fraction
+    constant: Fraction
+
+
+# ------------------------------------------------------------------------------------ the answer
+
+
+def check(path: str | Path, data: Any = None) -> Bound:
+    """Prove the bound of a certificate again.
+
+    Parameters
+    ----------
+    path : str or Path
+        The certificate.
+    data : (X, y), optional
+        The data that the certificate should be about: rows of numbers, and one number for each row.
+
+    Returns
+    -------
+    Bound
+
+    Raises
+    ------
+    NotACertificate
+        If the file cannot be read as a certificate.
+    """
+    with open(path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    _limit("bytes", len(content), MOST_BYTES)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotACertificate(f"not a text in UTF-8: {error}") from None
+    return check_text(text, data)
+
+
+def check_text(text: str, data: Any = None) -> Bound:
+    """`check` for the text of a certificate."""
+    start = time.perf_counter()
+    certificate = _read(text)
+    lower_bound, notes, reason = 0.0, [], ""
+    try:
+        notes.append(_check_data(certificate, data))
+        H = max(_support_bound(certificate, sign) for sign in (1, -1))
+        lower_bound = max(0.0, _float_below(_dual_value(certificate, H)))
+        notes.append(_check_incumbent(certificate, lower_bound))
+        _check_claim(certificate, lower_bound)
+    except _Rejected as rejection:
+        reason = str(rejection)
+    statement, seconds = certificate.statement, time.perf_counter() - start
+    claim, incumbent = statement["lower_bound"], statement["incumbent"]
+    return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds)
+
+
+def data_digest(X: Iterable[Iterable[float]], y: Iterable[float]) -> str:
+    """The `data_sha256` of a statement: a line for each sample, its features and its target in hexadecimal."""
+    lines = (",".join(float(number).hex() for number in (*row, target)) for row, target in zip(X, y, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def objective(
+    statement: Mapping[str, Any], X: Matrix, y: Sequence[float], weights: Matrix, outputs: Sequence[float]
+) -> float:
+    """The training objective of a network, rounded up: a float that is proved to be no less.
+
+    Parameters
+    ----------
+    statement : mapping
+        `activation`, `slope` (leaky_relu alone), `loss` and `weight_decay`, as in a certificate but real numbers as
+        floats.
+    X, y : sequences of floats
+        Features (n, d) and targets (n,).
+    weights, outputs : sequences of floats
+        Hidden weights (m, d), a row for each neuron, and output weights (m,).
+
+    Examples
+    --------
+    >>> objective({"activation": "relu", "loss": "squared", "weight_decay": 0.5}, [[2.0]], [3.0], [[1.0]], [1.0])
+    1.0
+    """
+    q = _slope_below_zero(statement)
+    samples, bits = _integer_rows(X)
+    neurons, neuron_bits = _integer_rows(weights)
+    gains = [Fraction(float(output)) for output in outputs]
+    factors, factor_bits = _integers([*gains, *(q * gain for gain in gains)])
+    above, below = factors[: len(gains)], factors[len(gains) :]
+    squares = _dot(outputs, outputs) + sum(_dot(neuron, neuron) for neuron in weights)
+    total = Fraction(statement["weight_decay"]) / 2 * squares
+    for sample, target in zip(samples, y, strict=True):
+        inner = [sum(map(mul, sample, neuron)) for neuron in neurons]
+        z = sum(s * (a if s >= 0 else b) for s, a, b in zip(inner, above, below, strict=True))
+        z_exact = Fraction(z, 1 << (bits + neuron_bits + factor_bits))
+        total += _loss_above(statement["loss"], z_exact, Fraction(float(target)))
+    return _float_above(total)
+
+
+def describe(bound: Bound) -> str:
+    """The statement of a certificate, and whether it is proven, in plain words."""
+    statement = bound.statement
+    features, decay = statement["features"], repr(statement["weight_decay"])
+    loss = {"squared": "(f(x_i) - y_i)^2 / 2", "logistic": "log(1 + exp(-y_i f(x_i)))"}[statement["loss"]]
+    phi = {"relu": "max(z, 0)", "leaky_relu": f"max(z, {statement.get('slope')!r} z)", "absolute_value": "|z|"}
+    bias = {
+        "column": "the last feature is a constant, its weights are the biases and are penalized as all others are",
+        "none": "none in the hidden layer",
+    }
+    lower_bound = _decimal(bound.lower_bound, ROUND_FLOOR)
+    incumbent, gap = "not stated", "unknown"
+    if bound.incumbent is not None and bound.gap_percent is not None:
+        incumbent = _decimal(bound.incumbent, ROUND_CEILING)
+        gap = f"{bound.gap_percent:.4g} %, that is 100 (1 - lower bound / incumbent)"
+    return "\n".join([
+        "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
+        "",
+        f"For every width m, all hidden weights w_1, ..., w_m in R^{features}, all output weights a_1, ..., a_m in R,",
+        "",
+        f"    sum_i {loss} + ({decay} / 2) sum_j (|w_j|^2 + a_j^2)  >=  {lower_bound},",
+        "",
+        f"    f(x) = sum_j a_j phi(w_j'x),    phi(z) = {phi[statement['activation']]}",
+        "",
+        f"network      two layers, activation {statement['activation']}, one output without a bias",
+        f"bias         {bias[statement['bias']]}",
+        f"loss         {statement['loss']}, a sum over the samples, not a mean",
+        f"penalty      weight_decay / 2 times the sum of squares of all weights; weight_decay is {decay}",
+        f"data         {statement['samples']} samples, {features} features; sha256 {statement['data_sha256']}",
+        f"preparation  {_plain(statement['preparation'])}",
+        f"claim        {bound.claim!r}, the lower bound that the file states",
+        f"lower bound  {lower_bound}, proved here from the evidence in the file",
+        f"incumbent    {incumbent}",
+        f"gap          {gap}",
+        *(f"note         {note}" for note in bound.notes),
+        f"time         {bound.seconds:.2f} s",
+    ])  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a certificate from the command line; the exit status is 0 proven, 1 not proven, 2 not a certificate."""
+    parser = argparse.ArgumentParser(description="Prove the lower bound of a certificate again, in exact arithmetic.")
+    parser.add_argument("certificate", help="the file")
+    parser.add_argument("--data", metavar="FILE", help="your copy of the prepared data: .csv, .json or .npz")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    try:
+        data = None if options.data is None else _read_data(options.data)
+        bound = check(options.certificate, data)
+    except (ValueError, OSError) as error:
+        print(f"{options.certificate}: {error}", file=sys.stderr)
+        return 2
+    text = json.dumps(asdict(bound) | {"gap_percent": bound.gap_percent}) if options.json else describe(bound)
+    # A terminal need not know every character of the file.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    return 0 if bound.proven else 1
+
+
+# ------------------------------------------------------------------------------------ what the statement says
+
+
+def _check_data(certificate: _Certificate, data: Any) -> str:
+    """The data are what the statement says of them."""
+    statement, X, y = certificate.statement, certificate.X, certificate.y
+    digest = data_digest(X, y)
+    if digest != statement["data_sha256"]:
+        raise _Rejected(f"the data in the file have sha256 {digest}, its statement says {statement['data_sha256']}")
+    if data is not None:
+        _compare(X, y, data)
+    if statement["loss"] == "logistic":
+        for i, label in enumerate(y):
+            if abs(label) != 1:
+                raise _Rejected(f"the logistic loss needs labels +1 and -1, and y[{i}] is {label!r}")
+    constant = X[0][-1]
+    if statement["bias"] == "column" and (constant == 0 or any(row[-1] != constant for row in X)):
+        raise _Rejected("the last feature stands for the biases; it must be a constant other than 0, and is not")
+    return "no copy of the data was given to compare with" if data is None else "the data are those that were given"
+
+
+def _compare(X: list[list[float]], y: list[float], data: Any) -> None:
+    try:
+        rows, targets = data
+        rows, targets = [[_number(entry) for entry in row] for row in rows], [_number(entry) for entry in targets]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the data to compare with must be X, rows of numbers, and y, numbers: {error}") from None
+    widths = {len(row) for row in rows}
+    if (len(rows), widths, len(targets)) != (len(X), {len(X[0])}, len(y)):
+        raise _Rejected(
+            f"the data to compare with are {len(rows)} rows of {sorted(widths)} numbers and {len(targets)} targets, "
+            f"those in the file {len(X)} rows of {len(X[0])} numbers"
+        )
+    for i, (ours, theirs) in enumerate(zip(X, rows, strict=True)):
+        for k, (number, other) in enumerate(zip([*ours, y[i]], [*theirs, targets[i]], strict=True)):
+            if number != other:
+                place = f"X[{i}][{k}]" if k < len(ours) else f"y[{i}]"
+                raise _Rejected(f"{place} is {number!r} in the file and {other!r} in the data to compare with")
+
+
+def _number(value: Any) -> float:
+    """A number as it is: an integer must not be rounded before it is compared."""
+    try:
+        return index(value)
+    except TypeError:
+        return float(value)
+
+
+def _check_incumbent(certificate: _Certificate, lower_bound: float) -> str:
+    incumbent, network = certificate.statement["incumbent"], certificate.network
+    if incumbent is None:
+        return "no incumbent is stated"
+    if incumbent < lower_bound:
+        raise _Rejected(
+            f"a contradiction: the incumbent {incumbent!r} is below the lower bound {lower_bound!r} that was proved"
+        )
+    if network is None:
+        return "the incumbent is the word of its writer: the file holds no network"
+    products = len(network[1]) * len(certificate.X) * len(certificate.X[0])
+    if products > MOST_NETWORK_PRODUCTS:
+        return (
+            f"the incumbent is the word of its writer: its network takes {products:,} products, and more than "
+            f"{MOST_NETWORK_PRODUCTS:,} are not computed"
+        )
+    value = objective(certificate.statement, certificate.X, certificate.y, *network)
+    if value > incumbent:
+        raise _Rejected(f"the network in the file has an objective of {value!r}, above the incumbent {incumbent!r}")
+    return "the incumbent is the objective of the network in the file, computed again in exact arithmetic, or above it"
+
+
+def _check_claim(certificate: _Certificate, lower_bound: float) -> None:
+    claim = certificate.statement["lower_bound"]
+    if claim > lower_bound:
+        raise _Rejected(
+            f"the file claims {claim!r} ({claim.hex()}), its evidence proves {lower_bound!r} ({lower_bound.hex()})"
+        )
+
+
+# ------------------------------------------------------------------------------------ the proof
+
+
+def _dual_value(certificate: _Certificate, H: Fraction) -> Fraction:
+    """D(t v) of step 1, with the best t for the squared loss and min(1, weight_decay / H) for the logistic loss."""
+    y, v, decay = certificate.y, certificate.v, Fraction(certificate.statement["weight_decay"])
+    if certificate.statement["loss"] == "squared":
+        slope, curvature = _dot(v, y), _dot(v, v)
+        limits = ([decay / H] if H > 0 else []) + ([slope / curvature] if curvature > 0 else [])
+        t = _below(max(Fraction(), min(limits, default=Fraction())))
+        return t * slope - t * t * curvature / 2
+    t = _below(min(Fraction(1), decay / H)) if H > 0 else Fraction(1)
+    probabilities = [Fraction(label) * Fraction(value) for label, value in zip(y, v, strict=True)]
+    for i, p in enumerate(probabilities):
+        if not 0 <= p <= 1:
+            raise _Rejected(f"the logistic loss needs y v in [0, 1]; y[{i}] v[{i}] is {float(p)!r}")
+    return sum((_entropy_below(t * p) for p in probabilities), Fraction())
+
+
+def _support_bound(certificate: _Certificate, sign: int) -> Fraction:
+    """A number that is at least sign * v'phi(X u) for all |u| = 1: steps 2 to 4."""
+    side, name = certificate.sides[sign], "plus" if sign > 0 else "minus"
+    rho = Fraction(side.rho)
+    q = _slope_below_zero(certificate.statement)
+    X, bits = _integer_rows(certificate.X)
+    W, row_bits = _integer_rows(side.rows)
+    v0 = [sign * (1 - q) * Fraction(value) for value in certificate.v]
+    terms = _pair_terms(X, side.pairs, v0, f"evidence.{name}.pairs")
+    own = _datum_terms(X, side, v0, [_norm(row, bits) for row in X], [_norm(row, row_bits) for row in W])
+    for term, value in zip(own, certificate.v, strict=True):
+        terms.append(term._replace(linear=term.linear + sign * q * Fraction(value)))
+    A, g = _gather(terms, bits)
+    _subtract_products(A, X, W, bits + row_bits)
+    B = [[rho * (k == j) - entry for j, entry in enumerate(row)] for k, row in enumerate(A)]
+    peak = _peak(B, [entry / 2 for entry in g])
+    if peak is None:
+        raise _Rejected(f"evidence.{name}: rho I - A is not proved positive definite; a larger rho would do")
+    return rho + sum((_above(term.constant) for term in terms), Fraction()) + peak
+
+
+def _slope_below_zero(statement: Mapping[str, Any]) -> Fraction:
+    """The q of the activation."""
+    slopes: dict[str, Any] = {"relu": 0.0, "leaky_relu": statement.get("slope"), "absolute_value": -1.0}
+    return Fraction(float(slopes[statement["activation"]]))
+
+
+def _pair_terms(X: list[list[int]], pairs: list[_Pair], v0: list[Fraction], name: str) -> list[_Term]:
+    """The prices of the pairs of step 2; what they take from v0 and add to it is done to v0."""
+    terms = []
+    for place, pair in enumerate(pairs):
+        if pair.weight < 0 or any(c < 0 for _, c in pair.partners):
+            raise _Rejected(f"{name}[{place}]: the weight and the factors of partners must not be negative")
+        if pair.weight == 0:
+            continue
+        if pair.quadratic <= 0:
+            raise _Rejected(f"{name}[{place}].quadratic is {pair.quadratic!r}; it must be above 0")
+        weight, a, b = (Fraction(number) for number in (pair.weight, pair.quadratic, pair.linear))
+        factors, bits = _integers([c for _, c in pair.partners])
+        delta = [entry << bits for entry in X[pair.of]]
+        v0[pair.of] -= weight
+        for (j, c), factor in zip(pair.partners, factors, strict=True):
+            v0[j] += weight * Fraction(c)
+            delta = [entry - factor * other for entry, other in zip(delta, X[j], strict=True)]
+        gamma = max(weight - b, b, Fraction()) ** 2 / (4 * a)
+        # The row is 2^bits delta.
+        terms.append(_Term(delta, a / (1 << 2 * bits), b / (1 << bits), gamma))
+    return terms
+
+
+def _datum_terms(
+    X: list[list[int]], side: _Side, v0: list[Fraction], reaches: list[Fraction], lifts: list[Fraction]
+) -> list[_Term]:
+    """The majorants of step 3 without their products z w_i'u; reaches and lifts are r and l."""
+    terms = []
+    for row, value, a, b, reach, lift in zip(X, v0, side.quadratic, side.linear, reaches, lifts, strict=True):
+        quadratic, linear = Fraction(a), Fraction(b)
+        right = _ray_maximum(value + lift - linear, quadratic, reach)
+        left = _ray_maximum(lift + linear, quadratic, reach)
+        terms.append(_Term(row, quadratic, linear, max(right, left)))
+    return terms
+
+
+def _ray_maximum(slope: Fraction, curvature: Fraction, reach: Fraction) -> Fraction:
+    """The largest value of slope t - curvature t^2 on 0 <= t <= reach."""
+    if curvature > 0 and 0 < slope < 2 * curvature * reach:
+        return slope**2 / (4 * curvature)
+    return max(Fraction(), (slope - curvature * reach) * reach)
+
+
+def _gather(terms: list[_Term], bits: int) -> tuple[list[list[Fraction]], list[Fraction]]:
+    """The lower triangle of A, the sum of quadratic row row', and g, the sum of linear row; exactly."""
+    columns = list(zip(*(term.row for term in terms), strict=True))
+    quadratics, quadratic_bits = _integers([term.quadratic for term in terms])
+    linears, linear_bits = _integers([term.linear for term in terms])
+    A = []
+    for k, column in enumerate(columns):
+        weighted = list(map(mul, quadratics, column))
+        sums = [sum(map(mul, weighted, other)) for other in columns[: k + 1]]
+        A.append([Fraction(entry, 1 << (quadratic_bits + 2 * bits)) for entry in sums])
+    return A, [Fraction(sum(map(mul, linears, column)), 1 << (linear_bits + bits)) for column in columns]
+
+
+def _subtract_products(A: list[list[Fraction]], X: list[list[int]], W: list[list[int]], bits: int) -> None:
+    """Take the sum of (x_i w_i' + w_i x_i') / 2 from the lower triangle A."""
+    kept = [(x, w) for x, w in zip(X, W, strict=True) if w]
+    if not kept:
+        return
+    x_columns, w_columns = (list(zip(*(pair[part] for pair in kept), strict=True)) for part in (0, 1))
+    for k, row in enumerate(A):
+        for j in range(k + 1):
+            twice = sum(map(mul, x_columns[k], w_columns[j])) + sum(map(mul, x_columns[j], w_columns[k]))
+            row[j] -= Fraction(twice, 2 << bits)
+
+
+def _peak(B: list[list[Fraction]], half: list[Fraction]) -> Fraction | None:
+    """A number e such that M = [B, half; half', e] is positive semidefinite; None where B is not proved to be definite.
+
+    B is given by its lower triangle, d x d. Row and column k of M are divided by 2^scale_k, a power of two that brings
+    the diagonal of B into (1/4, 2); that preserves semidefiniteness. Let N be the outcome, in units of 4^-PRECISION,
+    and C the lower triangular matrix of integers computed below: the Cholesky factor of N, its entries rounded. C C' is
+    positive semidefinite, whatever C. R = N - C C' is diagonally dominant, hence positive semidefinite, and so is N:
+
+    - Below the diagonal, R_ik = N_ik - sum_{j < k} C_ij C_kj - C_ik C_kk, and C_ik is a quotient by C_kk, rounded down.
+      N_ik was rounded down before, so 0 <= R_ik < C_kk. And C_kk < 2^(PRECISION + 1), as C_kk^2 < N_kk < 2 4^PRECISION.
+    - On the diagonal, C_kk^2 <= N_kk - slack - sum_{j < k} C_kj^2, so R_kk >= slack. In the last row C_dd = 0, and e is
+      such that R_dd = slack.
+    - A row has d entries beside the diagonal, and slack = d 2^(PRECISION + 1).
+    """
+    d = len(B)
+    if any(B[k][k] <= 0 for k in range(d)):
+        return None
+    scale = [(_size(B[k][k]) + 1) // 2 for k in range(d)]
+    # For the border any scale does; this one makes the slack small beside e, or beside B where half is zero.
+    scale.append(max((_size(entry) - scale[k] for k, entry in enumerate(half) if entry), default=max(scale)))
+    slack = d << (PRECISION + 1)
+    C: list[list[int]] = []
+    for i, entries in enumerate([*B, half]):
+        row: list[int] = []
+        for k in range(min(i, d)):
+            rest = _floor(entries[k], 2 * PRECISION - scale[i] - scale[k]) - sum(map(mul, row, C[k]))
+            row.append(rest // C[k][k])
+        if i < d:
+            pivot = _floor(entries[i], 2 * PRECISION - 2 * scale[i]) - slack - sum(map(mul, row, row))
+            if pivot <= 0:
+                return None
+            row.append(math.isqrt(pivot))
+        C.append(row)
+    return (sum(map(mul, C[d], C[d])) + slack) * Fraction(2) ** (2 * scale[d] - 2 * PRECISION)
+
+
+# ------------------------------------------------------------------------------------ numbers
+
+
+def _integers(numbers: Iterable[float | Fraction]) -> tuple[list[int], int]:
+    """Floats, or fractions over powers of two, as integers over 2^bits."""
+    ratios = [number.as_integer_ratio() for number in numbers]
+    bits = max((denominator.bit_length() - 1 for _, denominator in ratios), default=0)
+    return [numerator << (bits + 1 - denominator.bit_length()) for numerator, denominator in ratios], bits
+
+
+def _integer_rows(rows: Matrix) -> tuple[list[list[int]], int]:
+    integers, bits = _integers([float(entry) for row in rows for entry in row])
+    entries = iter(integers)
+    return [[next(entries) for _ in row] for row in rows], bits
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> Fraction:
+    """The inner product, exactly."""
+    return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)), Fraction())
+
+
+def _norm(row: list[int], bits: int) -> Fraction:
+    """The Euclidean norm of row / 2^bits, rounded up."""
+    square = sum(map(mul, row, row)) << 2 * PRECISION
+    root = math.isqrt(square)
+    return Fraction(root if root * root == square else root + 1, 1 << (bits + PRECISION))
+
+
+def _size(value: Fraction) -> int:
+    """L such that |value|, not 0, is in (2^(L - 1), 2^(L + 1))."""
+    return value.numerator.bit_length() - value.denominator.bit_length()
+
+
+def _floor(value: Fraction, bits: int) -> int:
+    """The integer below 2^bits value."""
+    if bits >= 0:
+        return (value.numerator << bits) // value.denominator
+    return value.numerator // (value.denominator << -bits)
+
+
+def _below(value: Fraction) -> Fraction:
+    """A value rounded down to about PRECISION significant bits."""
+    bits = PRECISION - _size(value)
+    return _floor(value, bits) * Fraction(2) ** -bits
+
+
+def _above(value: Fraction) -> Fraction:
+    return -_below(-value)
+
+
+def _float_below(value: Fraction) -> float:
+    """The largest float that is not above a value."""
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return sys.float_info.max if value > 0 else -math.inf
+    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def _float_above(value: Fraction) -> float:
+    return -_float_below(-value)
+
+
+def _atanh_bounds(numerator: int, denominator: int) -> tuple[int, int]:
+    """Integers around 2^PRECISION atanh(x), x = numerator / denominator in [0, 1/3]: its series, rounded down and up.
+
+    What is left out of x + x^3 / 3 + x^5 / 5 + ... from the power x^k on is at most x^k / (1 - x^2) < 2 x^k.
+    """
+    low = (numerator << PRECISION) // denominator
+    high = low + 1
+    power_low, power_high, lower, upper = low, high, 0, 0
+    for k in range(1, PRECISION, 2):
+        lower += power_low // k
+        upper += power_high // k + 1
+        power_low = power_low * low * low >> 2 * PRECISION
+        power_high = (power_high * high * high >> 2 * PRECISION) + 1
+    return lower, upper + 2 * power_high
+
+
+_LOG_TWO = tuple(2 * bound for bound in _atanh_bounds(1, 3))
+"""Integers around 2^PRECISION log 2."""
+
+
+def _log_bounds(x: Fraction) -> tuple[Fraction, Fraction]:
+    """Numbers around log x, x > 0: x = m 2^e with m in (1/2, 1], and log m = -2 atanh((1 - m) / (1 + m))."""
+    e = _size(x)
+    e += x > Fraction(2) ** e
+    numerator, denominator = x.numerator << max(-e, 0), x.denominator << max(e, 0)
+    lower, upper = _atanh_bounds(denominator - numerator, denominator + numerator)
+    two_low, two_high = _LOG_TWO if e >= 0 else _LOG_TWO[::-1]
+    unit = Fraction(1, 1 << PRECISION)
+    return (e * two_low - 2 * upper) * unit, (e * two_high - 2 * lower) * unit
+
+
+def _exp_above(s: Fraction) -> Fraction:
+    """A number above exp(-s), s >= 0, and not far from it where s < 256: one over 2^k exp(s - k log 2) rounded down."""
+    k, rest = divmod(_floor(min(s, Fraction(256)), PRECISION), _LOG_TWO[1])
+    series, term, n = 0, 1 << PRECISION, 0
+    while term:
+        series += term
+        n += 1
+        term = (term * rest >> PRECISION) // n
+    return Fraction(1 << PRECISION, series << k)
+
+
+def _entropy_below(p: Fraction) -> Fraction:
+    """At most -p log p - (1 - p) log(1 - p), p in [0, 1]."""
+    return _below(-sum((x * _log_bounds(x)[1] for x in (p, 1 - p) if x > 0), Fraction()))
+
+
+def _loss_above(loss: str, z: Fraction, y: Fraction) -> Fraction:
+    """At least the loss of one sample; log(1 + exp(-s)) = max(-s, 0) + log(1 + exp(-|s|))."""
+    if loss == "squared":
+        return (z - y) ** 2 / 2
+    return max(-y * z, Fraction()) + _log_bounds(1 + _exp_above(abs(y * z)))[1]
+
+
+def _decimal(value: float, rounding: str) -> str:
+    return str(Context(12, rounding).create_decimal_from_float(value))
+
+
+# ------------------------------------------------------------------------------------ reading a certificate
+
+
+def _read(text: str) -> _Certificate:
+    _limit("characters", len(text), MOST_BYTES)
+    root = _object(_parse(text), "format statement data evidence network", "the certificate")
+    _choice(root["format"], (FORMAT,), "format")
+    statement = _read_statement(root["statement"])
+    n, d = statement["samples"], statement["features"]
+    data = _object(root["data"], "X y", "data")
+    X, y = _matrix(data["X"], n, d, "data.X"), _reals(data["y"], n, "data.y")
+    evidence = _object(root["evidence"], "kind v plus minus", "evidence")
+    _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
+    v = _reals(evidence["v"], n, "evidence.v")
+    sides = {sign: _read_side(evidence[name], n, d, f"evidence.{name}") for sign, name in ((1, "plus"), (-1, "minus"))}
+    _limit("products of integers", sum(_products(side, n, d) for side in sides.values()), MOST_PRODUCTS)
+    network = root["network"]
+    if network is not None:
+        if statement["incumbent"] is None:
+            raise NotACertificate("statement.incumbent is null, so network must be null too")
+        network = _object(network, "weights outputs", "network")
+        outputs = _reals(network["outputs"], None, "network.outputs")
+        network = _matrix(network["weights"], len(outputs), d, "network.weights"), outputs
+    return _Certificate(statement, X, y, v, sides, network)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_no_number, parse_constant=_no_number)
+    except NotACertificate:
+        raise
+    except RecursionError:
+        raise NotACertificate("nested too deeply") from None
+    except ValueError as error:
+        raise NotACertificate(f"not JSON, or cut off: {error}") from None
+
+
+def _read_statement(value: Any) -> dict[str, Any]:
+    keys = "network activation loss weight_decay bias samples features data_sha256 lower_bound incumbent preparation"
+    reals = ["weight_decay", "lower_bound"]
+    if isinstance(value, dict) and value.get("activation") == "leaky_relu":
+        keys += " slope"
+        reals.append("slope")
+    statement = dict(_object(value, keys, "statement"))
+    if statement["incumbent"] is not None:
+        reals.append("incumbent")
+    words = {"network": ("two_layer",), "activation": ACTIVATIONS, "loss": LOSSES, "bias": ("column", "none")}
+    for key, options in words.items():
+        _choice(statement[key], options, f"statement.{key}")
+    for key in ("samples", "features"):
+        _whole(statement[key], 1, MOST_BYTES, f"statement.{key}")
+    for key in reals:
+        statement[key] = _real(statement[key], f"statement.{key}")
+    digest, preparation = statement["data_sha256"], statement["preparation"]
+    expected = {
+        "weight_decay": (statement["weight_decay"] > 0, "a number above 0"),
+        "slope": (0 <= statement.get("slope", 0) < 1, "a number in [0, 1)"),
+        "data_sha256": (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest), "64 hexadecimal digits"),
+        "preparation": (isinstance(preparation, str) and len(preparation) <= LONGEST_TEXT,
+                        f"a text of at most {LONGEST_TEXT:,} characters"),
+    }  # fmt: skip
+    for key, (holds, what) in expected.items():
+        if not holds:
+            raise _unexpected(f"statement.{key}", value[key], what)
+    return statement
+
+
+def _read_side(value: Any, n: int, d: int, where: str) -> _Side:
+    side = _object(value, "rho quadratic linear pairs rows", where)
+    pairs = _list(side["pairs"], None, f"{where}.pairs")
+    rows = [None] * n if side["rows"] is None else _list(side["rows"], n, f"{where}.rows")
+    return _Side(
+        _real(side["rho"], f"{where}.rho"),
+        _reals(side["quadratic"], n, f"{where}.quadratic"),
+        _reals(side["linear"], n, f"{where}.linear"),
+        [_read_pair(pair, n, f"{where}.pairs[{k}]") for k, pair in enumerate(pairs)],
+        [[] if row is None else _reals(row, d, f"{where}.rows[{i}]") for i, row in enumerate(rows)],
+    )
+
+
+def _read_pair(value: Any, n: int, where: str) -> _Pair:
+    pair = _object(value, "of partners weight quadratic linear", where)
+    of = _whole(pair["of"], 0, n - 1, f"{where}.of")
+    partners = []
+    for entry in _list(pair["partners"], None, f"{where}.partners"):
+        j, c = _list(entry, 2, f"{where}.partners")
+        partners.append((_whole(j, 0, n - 1, f"{where}.partners"), _real(c, f"{where}.partners")))
+    if len({of, *(j for j, _ in partners)}) <= len(partners):
+        raise NotACertificate(f"{where}: partners must differ from each other and from the datum of the pair")
+    return _Pair(of, partners, *(_real(pair[key], f"{where}.{key}") for key in ("weight", "quadratic", "linear")))
+
+
+def _products(side: _Side, n: int, d: int) -> int:
+    """About how many products of integers the proof for one sign takes."""
+    rows = n + len(side.pairs) + 2 * sum(map(bool, side.rows))
+    return rows * d * (d + 3) // 2 + d * sum(len(pair.partners) for pair in side.pairs) + d**3 // 6
+
+
+def _unexpected(where: str, value: Any, expected: str) -> NotACertificate:
+    return NotACertificate(f"{where} is {reprlib.repr(value)}; expected {expected}")
+
+
+def _limit(what: str, number: int, most: int) -> None:
+    if number > most:
+        raise NotACertificate(f"too large: {number:,} {what}; at most {most:,} are accepted")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise NotACertificate("a key stands twice in one object")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise NotACertificate(f"found the number {text[:40]}; real numbers are texts as float.hex() writes them")
+
+
+def _object(value: Any, keys: str, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _unexpected(where, value, f"an object with the keys {keys}")
+    if set(value) != set(keys.split()):
+        raise NotACertificate(f"{where} has the keys {reprlib.repr(sorted(value))}; expected {keys}")
+    return value
+
+
+def _list(value: Any, length: int | None, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise _unexpected(where, value, "a list")
+    if length is not None and len(value) != length:
+        raise NotACertificate(f"{where} has {len(value)} entries; expected {length}")
+    return value
+
+
+def _choice(value: Any, options: tuple[str, ...], where: str) -> None:
+    if value not in options:
+        raise _unexpected(where, value, " or ".join(options))
+
+
+def _whole(value: Any, least: int, most: int, where: str) -> int:
+    # True is an int too.
+    if type(value) is not int or not least <= value <= most:
+        raise _unexpected(where, value, f"an integer from {least} to {most}")
+    return value
+
+
+def _real(value: Any, where: str) -> float:
+    try:
+        number = float.fromhex(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    # fromhex reads "10" as 16, and rounds: only what float.hex() writes has one meaning.
+    if not math.isfinite(number) or number.hex() != value:
+        raise _unexpected(where, value, f"a finite number as float.hex() writes it, such as {(1.5).hex()!r}")
+    return number
+
+
+def _reals(value: Any, length: int | None, where: str) -> list[float]:
+    return [_real(entry, where) for entry in _list(value, length, where)]
+
+
+def _matrix(value: Any, rows: int, columns: int, where: str) -> list[list[float]]:
+    return [_reals(row, columns, f"{where}[{i}]") for i, row in enumerate(_list(value, rows, where))]
+
+
+def _plain(text: str) -> str:
+    """A text without what would move the cursor of a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+# ------------------------------------------------------------------------------------ reading data
+
+
+def _read_data(path: str) -> tuple[Any, Any]:
+    """X and y of a file: .csv with a header and the target last, .json with keys X and y, or .npz with these arrays."""
+    readers = {".csv": _read_csv, ".json": _read_json, ".npz": _read_npz}
+    reader = readers.get(Path(path).suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path} is no file of data that can be read; expected one of {', '.join(readers)}")
+    try:
+        return reader(path)
+    # Archives, compressed streams and texts fail in many ways; whichever it is, the data cannot be read.
+    except Exception as error:
+        raise ValueError(f"the data in {path} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _read_csv(path: str) -> tuple[Any, Any]:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [[float(entry) for entry in row] for row in list(csv.reader(file))[1:] if row]
+    return [row[:-1] for row in rows], [row[-1] for row in rows]
+
+
+def _read_json(path: str) -> tuple[Any, Any]:
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    return content["X"], content["y"]
+
+
+def _read_npz(path: str) -> tuple[Any, Any]:
+    with zipfile.ZipFile(path) as archive:
+        X, y = (_read_array(archive.open(f"{name}.npy").read(MOST_BYTES)) for name in "Xy")
+    return X, y
+
+
+def _read_array(content: bytes) -> list[Any]:
+    """A numpy array of numbers with one or two axes, from the bytes of its .npy file."""
+    size = 2 if content[6] == 1 else 4
+    start = 8 + size + int.from_bytes(content[8 : 8 + size], "little")
+    header = re.fullmatch(
+        r"\{'descr': '([<>|])([fiu][1248])', 'fortran_order': (True|False), 'shape': \((\d+), ?(\d*)\), \}\s*",
+        content[8 + size : start].decode("latin-1"),
+    )
+    if header is None or content[:6] != b"\x93NUMPY":
+        raise ValueError("expected arrays X and y of floats or integers, with two axes and one")
+    order, kind, fortran, length, width = header.groups()
+    code = dict(zip("f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8".split(), "efdbhiqBHIQ", strict=True))[kind]
+    n, d = int(length), int(width or 1)
+    # Not `order + n d times the code`: the header must not decide how much memory is taken.
+    numbers = [number for (number,) in struct.iter_unpack(order.replace("|", "=") + code, content[start:])]
+    if len(numbers) != n * d or not numbers:
+        raise ValueError(f"an array of {n} x {d} numbers has {len(numbers)}")
+    if not width:
+        return numbers
+    return [numbers[i::n] if fortran == "True" else numbers[i * d : (i + 1) * d] for i in range(n)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
