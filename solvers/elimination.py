@@ -15,7 +15,7 @@ y_r = -(P x + q + A_o'y_o)_c. The reduced program is dense: it is for engines th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
     n, m = program.A.shape[1], program.A.shape[0]
     P: Matrix | Tensor = program.P
     A: Matrix | Tensor = program.A
-    columns = torch.arange(n, device=program.q.device)
+    columns = _every(n, program.q.device)
     done = []
     for stage in stages:
         r, c, o, k = stage.rows, stage.columns, stage.other_rows, stage.other_columns
@@ -159,8 +159,7 @@ def reduce_program(program: ConicProgram, stages: list[Stage]) -> Reduction:
         columns = columns[k]
         done.append((stage, StageMatrices(pivots, R, A_oc, P_kc, P_cc)))
     if not stages:
-        rows = torch.arange(m, device=program.q.device)
-        P, A = _block(P, columns, columns), _block(A, rows, columns)
+        P, A = _block(P, columns, columns), _block(A, _every(m, program.q.device), columns)
     assert isinstance(P, Tensor)
     assert isinstance(A, Tensor)
     taken = sum(len(stage.rows) for stage in stages)
@@ -227,6 +226,12 @@ def _reduce_vectors(stage: Stage, blocks: StageMatrices, q: Tensor, b: Tensor) -
     # 1/2 e'P_cc e + q_c'e, with what is already there.
     constant = torch.linalg.vecdot(e, slope + costs) / 2
     return reduced, b[:, o] if moved is None else b[:, o] - moved, constant
+
+
+@lru_cache(maxsize=64)
+def _every(size: int, device: torch.device) -> Tensor:
+    """All indices: the same tensor each time, by which a matrix finds the block that it has made."""
+    return torch.arange(size, device=device)
 
 
 def _block(matrix: Matrix | Tensor, rows: Tensor, columns: Tensor) -> Tensor:

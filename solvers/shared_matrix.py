@@ -20,8 +20,8 @@ DENSE_ROW = 8
 """Rows with more entries than this are multiplied as a dense block."""
 DENSE_SHARE = 0.25
 """A block with at least this share of nonzeros is multiplied densely."""
-MOST_BLOCKS = 64
-"""Blocks of a matrix that are kept."""
+MOST_KEPT = 2**22
+"""Entries of the blocks of a matrix that are kept."""
 MOST_RUNS, SHORTEST_RUNS = 12, 16
 """Pieces of diagonals are taken one by one where they are few, and long on average."""
 
@@ -64,7 +64,8 @@ class SharedMatrix:
         """The dense block of some rows and columns, which must not be written to, and whether it is zero."""
         key = id(rows), id(columns)
         if key not in self.blocks:
-            if len(self.blocks) >= MOST_BLOCKS:
+            kept = sum(block.numel() for _, (block, _) in self.blocks.values())
+            if kept + len(rows) * len(columns) > MOST_KEPT:
                 self.blocks.clear()
             down = places_among(self.rows, rows, self.shape[0])
             across = places_among(self.columns, columns, self.shape[1])

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from convexblocks.solvers import shared_matrix
 from convexblocks.solvers.matrix import Matrix, OwnEntries
 from convexblocks.solvers.shared_matrix import DENSE_ROW, SharedMatrix, compressed, span
 
@@ -311,3 +312,15 @@ def test_runs_of_indices_are_slices(places: list[int], expected: slice | None) -
     else:
         assert found == expected
     assert torch.equal(torch.arange(9)[found], torch.arange(9)[given_places])
+
+
+def test_blocks_are_made_once_and_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = matrix_of(PATTERNS["dense"], np.random.default_rng(0))[0].common
+    rows, columns = torch.arange(3), torch.arange(4)
+    first, empty = matrix.block(rows, columns)
+    assert matrix.block(rows, columns)[0] is first
+    assert not empty
+    monkeypatch.setattr(shared_matrix, "MOST_KEPT", 30)
+    for _ in range(5):
+        matrix.block(torch.arange(3), columns)
+    assert sum(block.numel() for _, (block, _) in matrix.blocks.values()) <= 30
