@@ -15,10 +15,23 @@ from typing import Any
 import numpy as np
 
 from ..formulations.errors import UsageError
-from .checker import FORMAT, MOST_NETWORK_PRODUCTS, Bound, check_text, data_digest, describe, objective
+from .checker import (
+    FORMAT,
+    MOST_BYTES,
+    MOST_NETWORK_PRODUCTS,
+    MOST_PRODUCTS,
+    Bound,
+    NotACertificate,
+    check_text,
+    data_digest,
+    describe,
+    objective,
+)
 from .incumbent import Incumbent
 from .problem import TwoLayerProblem
 
+HEX_BYTES = 24
+"""Of a number in the file, about."""
 ROUNDING = 1e-9
 """An incumbent that is too large for exact arithmetic is stated larger by this share."""
 
@@ -62,9 +75,8 @@ class Certificate:
     @property
     def gap_percent(self) -> float:
         """100 (1 - lower bound / incumbent); NaN where there is no incumbent."""
-        if not self.incumbent:
-            return 0.0 if self.incumbent == 0 else np.nan
-        return 100 * (1 - self.lower_bound / self.incumbent)
+        gap = self.bound.gap_percent
+        return np.nan if gap is None else gap
 
     def write(self, path: str | Path) -> Path:
         """Write the file.
@@ -93,37 +105,63 @@ def make_certificate(
     CertificateError
         If the checker rejects the evidence, or proves more than the incumbent allows.
     """
-    text = _text(problem, evidence, incumbent, 0.0)
-    first = check_text(text)
+    made = _content(problem, evidence, incumbent)
+    try:
+        first = check_text(_text(made))
+    except NotACertificate as refusal:
+        raise UsageError(f"the problem is too large for the checker ({refusal}); take fewer samples.") from None
     if not first.proven:
         raise CertificateError(
             f"the checker does not accept this certificate ({first.reason}). This is a mistake of convexblocks: please "
             "report it, with the data if you can."
         )
-    text = _text(problem, evidence, incumbent, first.lower_bound)
+    made["statement"]["lower_bound"] = first.lower_bound.hex()
+    text = _text(made)
     bound = check_text(text) if first.lower_bound > 0 else first
     if not bound.proven:
         raise CertificateError(f"the checker contradicts itself ({bound.reason}); please report this.")
     return Certificate(text, bound, seconds)
 
 
-def _text(problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None, claim: float) -> str:
+def require_checkable(problem: TwoLayerProblem) -> None:
+    """Refuse a problem that the checker would not take, before anything is searched for.
+
+    Raises
+    ------
+    UsageError
+        Saying what is too large, and the remedy.
+    """
+    samples, features = problem.X.shape
+    products = samples * features * (features + 3)
+    if products > MOST_PRODUCTS or HEX_BYTES * samples * features > MOST_BYTES:
+        raise UsageError(
+            f"{samples} samples of {features} features are more than the exact checker takes ({products:,} products, "
+            f"at most {MOST_PRODUCTS:,}); take fewer samples (--samples) or principal components (--components)."
+        )
+
+
+def _content(
+    problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None
+) -> dict[str, Any]:
     X, y = problem.X.tolist(), problem.y.tolist()
     statement = {
         "network": "two_layer", "activation": problem.activation,
         **({"slope": float(problem.slope).hex()} if problem.activation == "leaky_relu" else {}),
         "loss": problem.loss, "weight_decay": float(problem.weight_decay).hex(), "bias": problem.bias,
-        "samples": len(y), "features": len(X[0]), "data_sha256": data_digest(X, y), "lower_bound": float(claim).hex(),
+        "samples": len(y), "features": len(X[0]), "data_sha256": data_digest(X, y), "lower_bound": (0.0).hex(),
         "incumbent": None if incumbent is None else _rounded_up(problem, incumbent).hex(),
         "preparation": problem.preparation,
     }  # fmt: skip
     network = None
     if incumbent is not None:
         network = {"weights": _hex_rows(incumbent.weights), "outputs": [float(a).hex() for a in incumbent.outputs]}
-    made = {
+    return {
         "format": FORMAT, "statement": statement, "data": {"X": _hex_rows(problem.X), "y": [a.hex() for a in y]},
         "evidence": evidence, "network": network,
     }  # fmt: skip
+
+
+def _text(made: Mapping[str, Any]) -> str:
     return json.dumps(made, allow_nan=False, separators=(",", ":"))
 
 

@@ -72,8 +72,8 @@ class Side:
     weight, pair_quadratic, pair_linear : array, shape (pairs,)
     rows : array, shape (samples, features), or None
     rho : float
-    bound : float
-        On max over |u| = 1 of s v'phi(X u), in floating point.
+    estimate : float
+        Of the bound on max over |u| = 1 of s v'phi(X u) that these prove, in floating point.
     """
 
     quadratic: np.ndarray
@@ -83,7 +83,7 @@ class Side:
     pair_linear: np.ndarray
     rows: np.ndarray | None
     rho: float
-    bound: float
+    estimate: float
 
 
 def sides(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers) -> list[Side]:
@@ -92,14 +92,14 @@ def sides(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers) -> l
 
 
 def support_estimate(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers) -> float:
-    """The upper bound on h(v) that the evidence gives, in floating point."""
-    return max(side.bound for side in sides(problem, pairs, multipliers))
+    """About the upper bound on h(v) that the evidence will prove."""
+    return max(side.estimate for side in sides(problem, pairs, multipliers))
 
 
 def value_estimate(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers) -> float:
-    """The lower bound on the training objective that the evidence will give, in floating point."""
-    bound = support_estimate(problem, pairs, multipliers)
-    scale = problem.best_scale(multipliers.v, problem.weight_decay / max(bound, 1e-300))
+    """About the lower bound on the training objective that the evidence will prove."""
+    support = support_estimate(problem, pairs, multipliers)
+    scale = problem.best_scale(multipliers.v, problem.weight_decay / max(support, 1e-300))
     return problem.dual(scale * multipliers.v)
 
 
@@ -137,8 +137,8 @@ def _side(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers, plac
         mixed = X.T @ rows
         A = A - (mixed + mixed.T) / 2
     rho, most = _trust(A, g)
-    bound = float(constants.sum() + (pi * multipliers.pair_width[place]).sum() / 4 + most)
-    return Side(quadratic, linear, pi, pair_quadratic, pair_linear, rows, rho, bound)
+    estimate = float(constants.sum() + (pi * multipliers.pair_width[place]).sum() / 4 + most)
+    return Side(quadratic, linear, pi, pair_quadratic, pair_linear, rows, rho, estimate)
 
 
 def _constants(

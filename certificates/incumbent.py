@@ -79,7 +79,7 @@ def train_incumbent(
     began = time.perf_counter()
     width = WIDTHS[len(problem.y) > LARGE]
     weights, outputs = _random(problem, width, random_state) if start is None else (start.weights, start.outputs)
-    best, bound = make_incumbent(problem, np.zeros((0, problem.X.shape[1])), np.zeros(0)), -np.inf
+    best, dual = make_incumbent(problem, np.zeros((0, problem.X.shape[1])), np.zeros(0)), -np.inf
     if start is not None and start.objective < best.objective:
         best = start
     for round_number in range(MOST_ROUNDS):
@@ -89,15 +89,19 @@ def train_incumbent(
         units = weights / np.maximum(np.linalg.norm(weights, axis=1, keepdims=True), 1e-300)
         worst = worst_neurons(problem, found.v, random_state=random_state + round_number, starts=units)
         scale = problem.best_scale(found.v, problem.weight_decay / max(float(worst.values[0]), 1e-300))
-        bound = max(bound, problem.dual(scale * found.v))
-        if 1 - bound / best.objective < CLOSE or time.perf_counter() - began > seconds:
+        dual = max(dual, problem.dual(scale * found.v))
+        if _gap(dual, best) < CLOSE or time.perf_counter() - began > seconds:
             break
         wanted = worst.distinct(NEW_NEURONS)
         kept = wanted.values > problem.weight_decay * (1 + 1e-6)
         weights = np.vstack([weights, SMALL_NEURON * wanted.directions[kept]])
         outputs = np.concatenate([outputs, SMALL_NEURON * wanted.signs[kept]])
-    gap = max(0.0, 1 - bound / best.objective) if best.objective > 0 else 0.0
-    return Incumbent(best.weights, best.outputs, best.objective, best.v, gap, time.perf_counter() - began)
+    return replace(best, estimated_gap=_gap(dual, best), seconds=time.perf_counter() - began)
+
+
+def _gap(dual: float, incumbent: Incumbent) -> float:
+    """How far, relative, an estimate of the optimum is below the incumbent."""
+    return max(0.0, 1 - dual / incumbent.objective) if incumbent.objective > 0 else 0.0
 
 
 def train_width(
@@ -196,7 +200,7 @@ def balance(weights: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.nd
     """The same network with |w_j| = |a_j|, without neurons that do nothing."""
     norms = np.linalg.norm(weights, axis=1)
     products = norms * np.abs(outputs)
-    kept = products > NEGLIGIBLE * max(1.0, float(products.max(initial=0.0)))
+    kept = products > NEGLIGIBLE * float(products.max(initial=0.0))
     scale = np.sqrt(np.abs(outputs[kept]) / norms[kept])
     return weights[kept] * scale[:, None], outputs[kept] / scale
 
@@ -210,7 +214,7 @@ def merge(problem: TwoLayerProblem, weights: np.ndarray, outputs: np.ndarray) ->
         return weights, outputs
     active = np.packbits(problem.X @ weights.T > 0, axis=0)
     keys = np.vstack([active, (outputs > 0).astype(np.uint8)])
-    _, group = np.unique(keys, axis=1, return_inverse=True)
+    group = np.unique(keys, axis=1, return_inverse=True)[1].ravel()
     sums = np.zeros((int(group.max()) + 1, weights.shape[1]))
     np.add.at(sums, group, np.abs(outputs)[:, None] * weights)
     signs = np.zeros(len(sums))

@@ -130,10 +130,10 @@ class TwoLayerProblem:
         return float(sum(-np.sum(part * np.log(part, where=part > 0, out=np.zeros_like(part))) for part in (p, 1 - p)))
 
     def best_scale(self, v: np.ndarray, most: float) -> float:
-        """The t in [0, most] with the largest D(t v); for the logistic loss at most 1."""
+        """The t in [0, most] with the largest D(t v) for the squared loss; min(most, 1) for the logistic loss."""
         if self.loss == "squared":
             square = float(v @ v)
-            return min(most, float(v @ self.y) / square) if square > 0 else 0.0
+            return max(0.0, min(most, float(v @ self.y) / square)) if square > 0 else 0.0
         return min(most, 1.0)
 
 
@@ -149,19 +149,34 @@ def prepare(
     Raises
     ------
     UsageError
-        For a logistic loss with other than two classes.
+        If X or y hold no finite numbers, no column varies, there are not so many components, all targets of the squared
+        loss are equal, or the logistic loss has other than two classes.
     """
-    X = np.asarray(X, dtype=float)
+    X, y = np.asarray(X, dtype=float), np.asarray(y)
+    if X.ndim != 2 or y.shape != X.shape[:1] or not X.size:
+        raise UsageError(
+            f"X has shape {X.shape} and y {y.shape}; expected (samples, features) and (samples,), not empty."
+        )
+    if not (np.isfinite(X).all() and np.isfinite(y.astype(float)).all()):
+        raise UsageError("X or y holds NaN or infinite values; expected finite numbers: remove these samples.")
     centred = X - X.mean(0)
     spread = centred.std(0)
     kept = spread > CONSTANT * max(float(spread.max(initial=0.0)), 1e-300)
+    if not kept.any():
+        raise UsageError("no column of X varies; expected features that tell the samples apart.")
     X = centred[:, kept] / spread[kept]
+    if components is not None and not 1 <= components <= X.shape[1]:
+        raise UsageError(
+            f"{components} principal components were asked for; expected 1 to {X.shape[1]} for these data."
+        )
     done = ["columns centred and scaled to variance 1"]
     if not kept.all():
         done.append(f"{int((~kept).sum())} constant columns dropped")
     if components is not None and components < X.shape[1]:
         left, sizes, _ = np.linalg.svd(X, full_matrices=False)
-        X = left[:, :components] * sizes[:components]
+        # The sign of a component is a matter of taste: its largest entry is to be positive.
+        signs = np.sign(np.take_along_axis(left, np.abs(left).argmax(0)[None], axis=0))
+        X = (left * signs)[:, :components] * sizes[:components]
         X = X / X.std()
         done.append(f"{components} principal components over their common standard deviation")
     if bias:
@@ -169,7 +184,7 @@ def prepare(
         done.append("a column of ones appended")
     X = X / np.sqrt(X.shape[1])
     done.append(f"divided by the root of {X.shape[1]}")
-    return X, *_targets(np.asarray(y), loss, done)
+    return X, *_targets(y, loss, done)
 
 
 def _targets(y: np.ndarray, loss: str, done: list[str]) -> tuple[np.ndarray, str]:

@@ -6,7 +6,7 @@ import time
 
 from ..formulations.errors import UsageError
 from ..formulations.sample_pairs import nearest_pairs
-from .certificate import Certificate, make_certificate
+from .certificate import Certificate, make_certificate, require_checkable
 from .dual_polish import polish
 from .evidence import Multipliers, as_evidence, support_estimate
 from .incumbent import Incumbent, train_incumbent
@@ -48,12 +48,13 @@ def certify(
     Raises
     ------
     UsageError
-        If the time is not above zero.
+        If the time is not above zero, or the problem is larger than the checker takes.
     CertificateError
         If the proven bound is above the incumbent: please report that.
     """
     if not seconds > 0:
         raise UsageError(f"seconds is {seconds!r}; expected a number above 0.")
+    require_checkable(problem)
     if incumbent is None:
         incumbent = train_incumbent(problem, seconds=SHARES[0] * seconds, random_state=random_state)
         seconds *= 1 - SHARES[0]

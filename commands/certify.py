@@ -46,8 +46,8 @@ def certify(
         int | None, Option(metavar="N", help="Most neurons of the network to compare.", rich_help_panel=NETWORK)
     ] = None,
     activation: Annotated[
-        str, Option(metavar="NAME", help="relu, leaky_relu, absolute_value.", rich_help_panel=NETWORK)
-    ] = "relu",
+        str | None, Option(metavar="NAME", help="relu, leaky_relu, absolute_value.", rich_help_panel=NETWORK)
+    ] = None,
     loss: Annotated[
         str | None, Option(metavar="NAME", help="squared, logistic; else from y.", rich_help_panel=NETWORK)
     ] = None,
@@ -70,16 +70,19 @@ def certify(
         raise UsageError(f"--seconds is {seconds:g}; expected a number above 0.")
     limit_threads()
     if run is not None:
-        if data is not None or classes or samples or components:
-            raise UsageError("with --run the data are those of the run; leave DATA, --classes, --samples, ... out.")
-        problem, network = problem_of_run(run, weight_decay, relative=relative)
+        fixed = {"DATA": data, "--classes": classes, "--samples": samples, "--components": components,
+                 "--no-bias": no_bias or None, "--data-dir": data_dir, "--hidden": hidden, "--activation": activation,
+                 "--loss": loss}  # fmt: skip
+        if given := [name for name, value in fixed.items() if value is not None]:
+            raise UsageError(f"with --run data and network are those of the run; leave {', '.join(given)} out.")
+        problem, network = problem_of_run(run, weight_decay, relative=relative, seed=seed)
     elif data is None:
         raise UsageError("no data are named: give DATA, a name of `convexblocks list` or a file, or --run RUN.")
     else:
         prepared = load_prepared(data, classes=classes, samples=samples, components=components, bias=not no_bias,
                                  loss=loss, data_dir=data_dir)  # fmt: skip
         problem, network = make_problem(
-            prepared, weight_decay=weight_decay, relative=relative, activation=activation, seed=seed
+            prepared, weight_decay=weight_decay, relative=relative, activation=activation or "relu", seed=seed
         ), None
     certificate = search(problem, network, hidden=hidden, seconds=seconds, seed=seed, quiet=json)
     certificate.write(out)
@@ -87,7 +90,10 @@ def certify(
         print_json(summary(certificate, out))
         return
     say_lines(str(certificate))
-    say(f"Found in {number(certificate.seconds, 3)} s. Anybody can prove it again: convexblocks check {out}")
+    say(
+        f"Found in {number(certificate.seconds, 3)} s, the training of networks apart. "
+        f"Anybody can prove it again: convexblocks check {out}"
+    )
 
 
 def search(
@@ -106,7 +112,9 @@ def search(
         return certified(problem, best, seconds=seconds / 2, stated=compared)
 
 
-def problem_of_run(run: Path, weight_decay: float | None, *, relative: bool) -> tuple[TwoLayerProblem, Incumbent]:
+def problem_of_run(
+    run: Path, weight_decay: float | None, *, relative: bool, seed: int
+) -> tuple[TwoLayerProblem, Incumbent]:
     """The training problem of a run, its hidden bias penalized, and its network.
 
     Raises
@@ -137,7 +145,7 @@ def problem_of_run(run: Path, weight_decay: float | None, *, relative: bool) -> 
     )  # fmt: skip
     problem = make_problem(
         prepared, weight_decay=settings["weight_decay"] if weight_decay is None else weight_decay, relative=relative,
-        activation=name, slope=float(slope.rstrip(")")) if slope else SLOPE, seed=0,
+        activation=name, slope=float(slope.rstrip(")")) if slope else SLOPE, seed=seed,
     )  # fmt: skip
     return problem, network_incumbent(problem, loaded.module)
 

@@ -86,18 +86,14 @@ def demo(
 
 def _certify(path: Path, seed: int) -> bool:
     """Search for a bound, write it and prove it again from the file alone; whether that succeeded."""
-    from ..certificates.checker import check
+    from ..certificates.checker import check, describe
     from .certificate_data import load_prepared
     from .certify import make_problem, search
 
-    prepared = load_prepared("diabetes")
-    problem = make_problem(prepared, weight_decay=SHARE, relative=True, seed=seed)
+    problem = make_problem(load_prepared("diabetes"), weight_decay=SHARE, relative=True, seed=seed)
     certificate = search(problem, None, hidden=None, seconds=SECONDS, seed=seed, quiet=False)
     bound = check(certificate.write(path))
-    best = certificate.incumbent
-    say(f"The best network found has the training objective {best:.4f}: {prepared.words}.")
-    say(f"No network of two ReLU layers, of whatever width, has one below {bound.lower_bound:.4f}; that is ")
-    say(f"{certificate.gap_percent:.2f} % less. {'Proven' if bound.proven else 'NOT PROVEN'} in exact arithmetic.")
+    say_lines(describe(bound))
     return bound.proven
 
 

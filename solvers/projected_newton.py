@@ -55,13 +55,17 @@ def prepare(program: ConicProgram) -> Runner | str:
     if not bool(reduction.P.any()):
         return "a quadratic objective"
 
+    # What every instance has of its own must not be kept: it is a view of what the user gave.
+    size, kept = reduction.P.shape[-1], reduction if program.shared else None
+    del reduction
+
     def run(program: ConicProgram, start: Start, tolerance: float) -> Points:
-        most = max(1, MOST_TOGETHER // reduction.P.shape[-1] ** 2)
+        most = max(1, MOST_TOGETHER // size**2)
         if program.batch > most and not program.shared:
             places = torch.arange(program.batch, device=program.q.device).split(most)
             parts = [(program.take(some), {name: rows[some] for name, rows in start.items()}) for some in places]
             return joined([run(part, first, tolerance) for part, first in parts])
-        again = reduction if program.shared else reduce_program(program, stages)
+        again = kept or reduce_program(program, stages)
         every = len(box.columns) == again.P.shape[-1]
         H = again.P if every else again.P[..., box.columns[:, None], box.columns]
         straight = H.diagonal(dim1=-2, dim2=-1) == 0

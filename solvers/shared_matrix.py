@@ -20,8 +20,8 @@ DENSE_ROW = 8
 """Rows with more entries than this are multiplied as a dense block."""
 DENSE_SHARE = 0.25
 """A block with at least this share of nonzeros is multiplied densely."""
-MOST_KEPT = 2**22
-"""Entries of the blocks of a matrix that are kept."""
+MOST_KEPT, MOST_BLOCKS = 2**22, 64
+"""Entries of the blocks of a matrix that are kept, and how many blocks."""
 MOST_RUNS, SHORTEST_RUNS = 12, 16
 """Pieces of diagonals are taken one by one where they are few, and long on average."""
 
@@ -65,7 +65,7 @@ class SharedMatrix:
         key = id(rows), id(columns)
         if key not in self.blocks:
             kept = sum(block.numel() for _, (block, _) in self.blocks.values())
-            if kept + len(rows) * len(columns) > MOST_KEPT:
+            if kept + len(rows) * len(columns) > MOST_KEPT or len(self.blocks) >= MOST_BLOCKS:
                 self.blocks.clear()
             down = places_among(self.rows, rows, self.shape[0])
             across = places_among(self.columns, columns, self.shape[1])

@@ -16,7 +16,7 @@ from convexblocks.formulations import UsageError
 @pytest.mark.parametrize(("loss", "activation"), KINDS)
 def test_training_beats_random_networks_and_nothing(loss: str, activation: str) -> None:
     problem, rng = small_problem(loss, activation), np.random.default_rng(0)
-    found = train_incumbent(problem, seconds=5)
+    found = train_incumbent(problem, seconds=1)
     assert found.objective == pytest.approx(problem.objective(found.weights, found.outputs))
     assert found.objective <= problem.loss_value(np.zeros(len(problem.y)))
     assert found.objective <= min(problem.objective(*random_network(problem, rng)) for _ in range(300))
@@ -28,9 +28,19 @@ def test_training_beats_random_networks_and_nothing(loss: str, activation: str) 
 
 def test_training_goes_on_from_a_start_and_is_the_same_for_a_seed() -> None:
     problem = small_problem()
-    first, again = (train_incumbent(problem, seconds=5, random_state=3) for _ in range(2))
+    first, again = (train_incumbent(problem, seconds=0.5, random_state=3) for _ in range(2))
     assert first.objective == again.objective
     assert train_incumbent(problem, seconds=1, start=first).objective <= first.objective
+
+
+def test_targets_of_zero_need_no_neurons() -> None:
+    problem = TwoLayerProblem(small_problem().X, np.zeros(12), "squared", 1.0)
+    assert train_incumbent(problem, seconds=0.1).objective == 0
+
+
+def test_small_networks_stay() -> None:
+    _, outputs = balance(np.array([[1e-5, 0, 0]]), np.array([1e-5]))
+    assert len(outputs) == 1
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])

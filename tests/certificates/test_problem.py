@@ -123,6 +123,32 @@ def test_refusals(change: dict, message: str) -> None:
         replace(small_problem(), **change)
 
 
+@pytest.mark.parametrize("components", [0, -1, 3])
+def test_so_many_components_there_are_not(components: int) -> None:
+    with pytest.raises(UsageError, match="expected 1 to 2 for these data"):
+        prepare(np.random.default_rng(0).standard_normal((9, 2)), np.arange(9.0), "squared", components=components)
+
+
+def test_components_do_not_depend_on_the_order_of_columns() -> None:
+    X = np.random.default_rng(0).standard_normal((20, 4))
+    one, other = (prepare(part, np.arange(20.0), "squared", components=2)[0] for part in (X, X[:, ::-1]))
+    np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        ([[1.0, np.nan], [2, 3]], [0.0, 1], "NaN or infinite"),
+        ([[1.0, 1], [2, 3]], [0.0, np.nan], "NaN or infinite"),
+        ([[1.0, 1], [1, 1]], [0.0, 1], "no column of X varies"),
+        ([1.0, 2.0], [0.0, 1], "expected .samples, features."),
+    ],
+)
+def test_data_that_cannot_be_prepared(X: list, y: list, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        prepare(X, y, "squared")
+
+
 def test_other_than_two_classes_are_refused() -> None:
     with pytest.raises(UsageError, match="needs two classes, but y has 3"):
         prepare(np.eye(3), np.array([0, 1, 2]), "logistic")

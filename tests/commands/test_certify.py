@@ -67,6 +67,12 @@ def test_the_data_are_compared(made: tuple[Path, dict[str, Any]], data: Path, tm
     assert "in the data to compare with" in result.stdout
 
 
+def test_wrong_classes_of_the_data_are_told(made: tuple[Path, dict[str, Any]], data: Path) -> None:
+    result = invoke("check", made[0], "--data", data, "--samples", "1000")
+    assert result.exit_code == 2
+    assert "expected 2 to 30" in " ".join(result.stderr.split())
+
+
 def test_a_claim_that_is_too_high_is_not_proven(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     content = json.loads(made[0].read_text())
     content["statement"]["lower_bound"] = (1.01 * made[1]["lower_bound"]).hex()
@@ -120,7 +126,9 @@ def test_a_run_is_judged_on_its_own_data(data: Path, tmp_path: Path) -> None:
         (("diabetes", "--hidden", "0", "--weight-decay", "1"), "expected 1 neuron or more"),
         (("diabetes", "--seconds", "0", "--weight-decay", "1"), "expected a number above 0"),
         (("nothing", "--weight-decay", "1"), "unknown data set"),
-        (("diabetes", "--run", "somewhere"), "with --run the data are those of the run"),
+        (("diabetes", "--run", "somewhere"), "with --run data and network are those of the run; leave DATA out"),
+        (("--run", "somewhere", "--samples", "0"), "leave --samples out"),
+        (("--run", "somewhere", "--activation", "relu"), "leave --activation out"),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
