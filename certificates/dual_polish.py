@@ -12,16 +12,15 @@ lh = max(0, .) rounded, for smaller and smaller mu. Every iterate is valid evide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import repeat
 
 import numpy as np
 import torch
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..formulations.sample_pairs import Pairs
+from .descent import minimize_until
 from .evidence import Multipliers, value_estimate
 from .moment_start import Data
 from .problem import TwoLayerProblem
@@ -30,6 +29,8 @@ SMOOTHINGS = (1e-2, 2e-3, 5e-4, 1e-4, 3e-5)
 ITERATIONS = 400
 MOST_REPEATS, SETTLED = 20, 1e-6
 """The last smoothing is repeated, with new widths, until it gains less than this share."""
+WIDEST = 30.0
+"""Largest logarithm of a width, in size."""
 NARROWEST = 1e-3
 """Smallest new width, relative to the length of its sample or pair."""
 CORNER = 0.3
@@ -79,9 +80,8 @@ def _multipliers(problem: TwoLayerProblem, values: Values) -> Multipliers:
     v = _point(problem, torch.as_tensor(problem.y), values["v"]).numpy()
     rows = parts.get("rows")
     local = parts["local"] if rows is None else np.linalg.norm(rows, axis=2)
-    return Multipliers(
-        v, parts["pairs"], parts["mean"], local, np.exp(parts["width"]), np.exp(parts["pair_width"]), rows
-    )
+    widths = (np.exp(np.clip(parts[name], -WIDEST, WIDEST)) for name in ("width", "pair_width"))
+    return Multipliers(v, parts["pairs"], parts["mean"], local, *widths, rows)
 
 
 def _point(problem: TwoLayerProblem, y: Tensor, variable: Tensor) -> Tensor:
@@ -99,7 +99,8 @@ def _matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: floa
     raw = (v0 + 2 * local + values["mean"]) / 2
     # More than max(0, raw) is valid too; without its corner the search does not get stuck.
     half = torch.relu(raw) if not corner else (raw + (raw.square() + corner**2).sqrt()) / 2
-    width, pair_width = values["width"].exp(), values["pair_width"].exp()
+    # Within limits, so that a long step of the search makes no infinite entries.
+    width, pair_width = (values[name].clamp(-WIDEST, WIDEST).exp() for name in ("width", "pair_width"))
     quadratic, linear = half / (2 * width), half - local - values["mean"]
     if rows is None:
         quadratic = quadratic - local / data.norms
@@ -117,7 +118,11 @@ def _matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: floa
 def _widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:
     """Widths tau^2 = x'U x / R from the moments that belong to the multipliers: those of idle ones were lost."""
     J = problem.weight_decay * _price_matrix(data.X.shape[1] + 1)
-    eigenvalues, vectors = torch.linalg.eigh(_matrices(problem, data, values) + values["price"][:, None, None] * J)
+    try:
+        eigenvalues, vectors = torch.linalg.eigh(_matrices(problem, data, values) + values["price"][:, None, None] * J)
+    except torch.linalg.LinAlgError:
+        # Very rarely the routine does not converge; the widths then stay.
+        return {}
     soft = smoothing * problem.weight_decay
     shares = torch.softmax(eigenvalues.reshape(-1) / soft, 0).view(eigenvalues.shape)
     scaled = vectors * shares.sqrt()[:, None]
@@ -170,7 +175,11 @@ def _ascend(
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         variable = torch.tensor(flat, requires_grad=True)
         here = unpacked(variable)
-        eigenvalues = torch.linalg.eigvalsh(_matrices(problem, data, here, corner) + here["price"][:, None, None] * J)
+        shifted = _matrices(problem, data, here, corner) + here["price"][:, None, None] * J
+        try:
+            eigenvalues = torch.linalg.eigvalsh(shifted)
+        except torch.linalg.LinAlgError:
+            return np.inf, np.zeros_like(flat)
         bound = 2 * soft * torch.logsumexp(eigenvalues.reshape(-1) / soft, 0)
         value = -_dual(problem, data, problem.weight_decay / bound * _point(problem, data.y, here["v"]))
         value.backward()  # type: ignore[no-untyped-call]
@@ -180,28 +189,4 @@ def _ascend(
     bounds = [(0, None) if name in ("pairs", "mean", "local") else (None, None)
               for name, length in zip(names, lengths, strict=True) for _ in range(length)]  # fmt: skip
     first = torch.cat([values[name].reshape(-1) for name in names]).numpy()
-    return unpacked(torch.as_tensor(_minimize_until(objective, first, bounds, deadline)))
-
-
-def _minimize_until(
-    objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
-    first: np.ndarray,
-    bounds: Sequence[tuple[int | None, None]],
-    deadline: float,
-) -> np.ndarray:
-    """The best point that L-BFGS meets before the deadline."""
-    best, least = first.copy(), np.inf
-
-    def watched(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal best, least
-        if time.perf_counter() > deadline:
-            raise TimeoutError
-        value, gradient = objective(flat)
-        if value < least:
-            best, least = flat.copy(), value
-        return value, gradient
-
-    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-9}
-    with suppress(TimeoutError):
-        minimize(watched, first, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
-    return best
+    return unpacked(torch.as_tensor(minimize_until(objective, first, deadline, iterations=ITERATIONS, bounds=bounds)))

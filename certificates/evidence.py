@@ -155,6 +155,8 @@ def _constants(
 
 def _trust(A: np.ndarray, g: np.ndarray) -> tuple[float, float]:
     """The rho above the eigenvalues of A with the least rho + (g/2)'(rho I - A)^{-1}(g/2), and that value."""
+    if not (np.isfinite(A).all() and np.isfinite(g).all()):
+        return np.inf, np.inf
     values, vectors = np.linalg.eigh(A)
     squares = (vectors.T @ g / 2) ** 2
     room = 1e-9 * max(float(np.abs(values).max()), 1e-300)

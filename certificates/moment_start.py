@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ..formulations.sample_pairs import Pairs
+from .descent import minimize_until
 from .evidence import SIGNS, Multipliers
 from .incumbent import Incumbent
 from .problem import TwoLayerProblem
@@ -123,19 +123,19 @@ def first_multipliers(
     float
         The objective of the relaxation at the last, nearly feasible point: an estimate of what the relaxation can give.
     """
-    began, data = time.perf_counter(), Data.of(problem, pairs)
+    deadline, data = time.perf_counter() + seconds, Data.of(problem, pairs)
     point = _moments(problem, incumbent)
     multipliers, penalty, worst = _guess(problem, incumbent, len(pairs)), PENALTY[problem.loss], np.inf
     terms, value = _terms(data, point), incumbent.objective
     for _ in range(ROUNDS):
-        point = _descend(problem, data, point, multipliers, penalty)
+        point = _descend(problem, data, point, multipliers, penalty, deadline)
         with torch.no_grad():
             terms = _terms(data, point)
             steps = zip(multipliers, terms.violations, strict=True)
             multipliers = [torch.relu(multiplier + penalty * part) for multiplier, part in steps]
             violation = max((float(part.max()) for part in terms.violations if part.numel()), default=0.0)
             value = float(_loss(problem, data, terms.z) + problem.weight_decay * terms.R.sum())
-        if violation < FEASIBLE or time.perf_counter() - began > seconds:
+        if violation < FEASIBLE or time.perf_counter() > deadline:
             break
         if violation > 0.3 * worst:
             penalty = min(2 * penalty, MOST_PENALTY)
@@ -172,7 +172,7 @@ def _guess(problem: TwoLayerProblem, incumbent: Incumbent, pairs: int) -> list[T
 
 
 def _descend(
-    problem: TwoLayerProblem, data: Data, point: Point, multipliers: list[Tensor], penalty: float
+    problem: TwoLayerProblem, data: Data, point: Point, multipliers: list[Tensor], penalty: float, deadline: float
 ) -> Point:
     """L-BFGS on the augmented Lagrangian."""
 
@@ -186,9 +186,7 @@ def _descend(
         assert variable.grad is not None
         return float(value.detach()), variable.grad.numpy()
 
-    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-9}
-    found = minimize(objective, point.flat(), jac=True, method="L-BFGS-B", options=options)
-    return point.like(torch.as_tensor(found.x))
+    return point.like(torch.as_tensor(minimize_until(objective, point.flat(), deadline, iterations=ITERATIONS)))
 
 
 def _terms(data: Data, point: Point) -> Terms:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from convexblocks.certificates import Certificate, TwoLayerProblem, certificate, certify, check, train_incumbent
 from convexblocks.certificates.certificate import CertificateError, make_certificate
 from convexblocks.certificates.checker import check_text
+from convexblocks.certificates.descent import minimize_until
 from convexblocks.certificates.dual_polish import polish
 from convexblocks.certificates.evidence import (
     SIGNS,
@@ -91,6 +92,21 @@ def test_the_dual_search_reaches_the_optimum_of_the_model(loss: str) -> None:
     assert optimum <= incumbent.objective * (1 + 1e-6)
 
 
+def test_the_best_point_is_kept_when_the_time_is_over() -> None:
+    met: list[float] = []
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        met.append(float(x @ x))
+        return met[-1], 2 * x
+
+    start = np.array([3.0, -4.0])
+    np.testing.assert_array_equal(minimize_until(objective, start, -np.inf, iterations=9), start)
+    assert not met
+    found = minimize_until(objective, start, np.inf, iterations=50, bounds=[(1, None), (None, None)])
+    np.testing.assert_allclose(found, [1, 0], atol=1e-6)
+    assert found @ found == min(met)
+
+
 def test_polishing_never_loses() -> None:
     problem = small_problem()
     pairs = nearest_pairs(problem.X, problem.y, neighbours=1)
@@ -159,6 +175,14 @@ def test_evidence_that_is_rejected_is_reported(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(certificate, "check_text", lambda text: replace(check_text(text), proven=False, reason="no"))
     with pytest.raises(CertificateError, match=r"does not accept this certificate \(no\)"):
         certify(problem, seconds=1)
+
+
+def test_evidence_that_overflows_is_worth_nothing() -> None:
+    problem = small_problem()
+    pairs = nearest_pairs(problem.X, problem.y, neighbours=1)
+    wild = any_multipliers(problem, pairs, 0, False)
+    with np.errstate(all="ignore"):
+        assert value_estimate(problem, pairs, replace(wild, width=np.full_like(wild.width, 1e-310))) == 0
 
 
 def test_without_a_good_point_the_bound_is_still_true() -> None:
