@@ -80,8 +80,8 @@ def _multipliers(problem: TwoLayerProblem, values: Values) -> Multipliers:
     v = _point(problem, torch.as_tensor(problem.y), values["v"]).numpy()
     rows = parts.get("rows")
     local = parts["local"] if rows is None else np.linalg.norm(rows, axis=2)
-    widths = (np.exp(np.clip(parts[name], -WIDEST, WIDEST)) for name in ("width", "pair_width"))
-    return Multipliers(v, parts["pairs"], parts["mean"], local, *widths, rows)
+    width, pair_width = (np.exp(np.clip(parts[name], -WIDEST, WIDEST)) for name in ("width", "pair_width"))
+    return Multipliers(v, parts["pairs"], parts["mean"], local, width, pair_width, rows)
 
 
 def _point(problem: TwoLayerProblem, y: Tensor, variable: Tensor) -> Tensor:
