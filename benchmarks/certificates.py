@@ -7,8 +7,8 @@ MNIST is read from the folder that CONVEXBLOCKS_DATA names.
 All samples are taken, or the first 5,000 of MNIST. Columns are centred and scaled (of MNIST the principal components),
 with a bias column, everything over the root of the number of columns, weight decay relative to the one above which the
 zero network is optimal (estimated). One thread. "found" is the wall time of the search (pairs, first multipliers,
-polish), the training of the incumbent apart; "checked" that of the standard-library checker, run here as a script of its
-own. The gap is 100 (1 - proven bound / incumbent), the incumbent rounded upward.
+polish), the training of the incumbent apart; "checked" that of the standard-library checker, run here as a script of
+its own. The gap is 100 (1 - proven bound / incumbent), the incumbent rounded upward.
 """
 
 from __future__ import annotations
