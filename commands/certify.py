@@ -101,8 +101,11 @@ def search(
 ) -> Certificate:
     """Train what the bound is compared with, then search for the bound."""
     from ..certificates import certify as certified
+    from ..certificates.certificate import require_checkable
     from ..certificates.incumbent import train_incumbent, train_width
 
+    # Before the training, which takes half of the time.
+    require_checkable(problem)
     with working("training networks to compare with ...", quiet=quiet):
         best = train_incumbent(problem, seconds=seconds / 2, random_state=seed)
         compared = network

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from convexblocks.certificates import certificate, incumbent
 from convexblocks.commands.main import app
 
 Invoke = Callable[..., Any]
@@ -110,6 +111,16 @@ def test_a_run_is_judged_on_its_own_data(data: Path, tmp_path: Path) -> None:
     assert found["proven"]
     assert found["statement"]["weight_decay"] == 2
     assert "the training data of the run run" in found["statement"]["preparation"]
+
+
+def test_what_is_too_large_to_check_is_refused_before_any_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "MOST_PRODUCTS", 200)
+    monkeypatch.setattr(incumbent, "train_incumbent", None)
+    result = invoke("certify", data, "--weight-decay", "1", "--out", tmp_path / "cert.json")
+    assert result.exit_code == 2
+    assert "more than the exact checker takes" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
