@@ -1,4 +1,4 @@
-"""Check a certificate: a lower bound on the training loss of two-layer networks, proved again from one file.
+"""Check a certificate: a lower bound on the training loss of neural networks, proved again from one file.
 
     python checker.py CERTIFICATE.json [--data FILE] [--json]      exit 0: proven, 1: not proven, 2: not a certificate
 
@@ -45,6 +45,34 @@ Proof
 5. Rounding. A and g are sums of integers over powers of two, without any error. The numbers r, l, gamma and e are
    rounded up, which can only make the bounds of steps 2 to 4 larger; t and D(t v) are rounded down.
 
+Proof for any depth
+-------------------
+The statement is about f(x) = W_L phi(W_{L-1} ... phi(W_1 x)), any widths, one output, and the penalty
+(weight_decay / 2) sum_l |W_l|^2 of Frobenius norms. phi acts on each entry, |phi(a) - phi(b)| <= |a - b|, phi(0) = 0:
+relu, leaky_relu, absolute_value and tanh. With free biases, phi(W_l h + b_l) and a last b_L, no bias is penalized.
+
+6. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
+   Without them f(0) = 0, and for the matrix H of the outputs of a layer |phi(H W')| <= |H W'| <= |H| |W|, where for the
+   first one |X W_1'| <= |X|_2 |W_1|, |X|_2 the largest singular value of X. Hence
+
+       |z_i - z_j| <= R |x_i - x_j|,   and without free biases   |z_i| <= R |x_i|,   |z| <= R |X|_2.
+
+7. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
+   together; with free biases r and s must not be there. By step 6, |v'z| <= R h with
+
+       h = sum_e |f_e| |x_i - x_j| + sum_i |r_i| |x_i| + |s| |X|_2.
+
+   So loss(z) >= D(v) - v'z >= D(v) - R h. Whatever the amounts are, that holds. v is added up here, exactly.
+
+8. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
+   R >= 0 of m(R) + weight_decay (L/2) R^(2/L), where m(R) is the largest of 0 and all D(v) - R h. As L >= 2, the power
+   is concave, and m is linear between its breakpoints: on each piece the least value is at an end. After the last
+   breakpoint m is constant, and the sum increases. So it is enough to look at R = 0 and at the breakpoints, which are
+   rational. (For L = 2 this solves a linear program.)
+
+9. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
+   file, with which `_peak` proves sigma^2 I - X'X (or, if it is smaller, sigma^2 I - X X') positive semidefinite.
+
 The file
 --------
 One JSON object. Real numbers are texts as float.hex() writes them, indices are integers from 0; no key may be missing.
@@ -52,12 +80,17 @@ One JSON object. Real numbers are texts as float.hex() writes them, indices are 
     format       "convexblocks certificate 1"
     statement    network ("two_layer"), activation, slope (of leaky_relu alone), loss, weight_decay, bias ("column": the
                  last column of X is constant; or "none"), samples, features, data_sha256 (see `data_digest`),
-                 lower_bound, incumbent (the objective of the best network known, or null), preparation (a text)
+                 lower_bound, incumbent (the objective of the best network known, or null), preparation (a text).
+                 With the network "deep" also depth (L), and bias may be "free": all layers have biases, not penalized
     data         X (a list for each sample) and y
     evidence     kind ("paired_moments"), v, and for the signs + and -, plus and minus: rho, quadratic and linear (one
                  for each datum), pairs, rows (null, or w_i or null for each datum). A pair has the keys of (the datum),
                  partners ([j, c_j] each), weight, quadratic and linear
-    network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent
+                 of a deep network: kind ("lipschitz"), spectral_norm (sigma, or null) and cuts. A cut has the keys edges
+                 ([i, j, f_e] each), each (r, or null) and all (s, or null)
+    network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent;
+                 of a deep network, weights (a matrix (out, in) for each layer) and biases (a list for each layer, or
+                 null); with tanh, which is not rational, it must be null
 """
 
 from __future__ import annotations
@@ -83,6 +116,7 @@ from typing import Any, NamedTuple
 
 FORMAT = "convexblocks certificate 1"
 ACTIVATIONS = ("relu", "leaky_relu", "absolute_value")
+DEEP_ACTIVATIONS = (*ACTIVATIONS, "tanh")
 LOSSES = ("squared", "logistic")
 MOST_BYTES = 2**26
 """Of a file, and of an array in a file of data."""
@@ -90,6 +124,10 @@ MOST_PRODUCTS = 100_000_000
 """Of integers, to prove a bound. Their size is bounded because that of floats is."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""
+MOST_CUTS = 64
+MOST_LAYERS = 64
+ENTROPY = 1_000
+"""Products of integers that a logarithm is counted as."""
 LONGEST_TEXT = 10_000
 PRECISION = 128
 """Bits that are kept where a number is rounded."""
@@ -165,6 +203,27 @@ class _Side(NamedTuple):
     """Empty where there is none."""
 
 
+class _Cut(NamedTuple):
+    """The parts of v in step 7; r and s are empty where the file has null."""
+
+    edges: list[tuple[int, int]]
+    amounts: list[float]
+    each: list[float]
+    together: list[float]
+
+
+class _Cuts(NamedTuple):
+    """The evidence for a deep network."""
+
+    spectral_norm: float | None
+    cuts: list[_Cut]
+
+
+class _Layers(NamedTuple):
+    weights: list[list[list[float]]]
+    biases: list[list[float]] | None
+
+
 class _Certificate(NamedTuple):
     statement: dict[str, Any]
     X: list[list[float]]
@@ -173,6 +232,9 @@ class _Certificate(NamedTuple):
     sides: dict[int, _Side]
     """By sign, 1 and -1."""
     network: tuple[list[list[float]], list[float]] | None
+    lipschitz: _Cuts | None = None
+    """Of a deep network, which has neither v nor sides; its network is `layers`."""
+    layers: _Layers | None = None
 
 
 class _Term(NamedTuple):
@@ -223,8 +285,12 @@ def check_text(text: str, data: Any = None) -> Bound:
     lower_bound, notes, reason = 0.0, [], ""
     try:
         notes.append(_check_data(certificate, data))
-        H = max(_support_bound(certificate, sign) for sign in (1, -1))
-        lower_bound = max(0.0, _float_below(_dual_value(certificate, H)))
+        if certificate.lipschitz is not None:
+            value, R = _least_over_norms(certificate, certificate.lipschitz)
+            notes.append(f"the bound is least where the product |W_1| ... |W_L| is about {_float_below(R):.6g}")
+        else:
+            value = _dual_value(certificate, max(_support_bound(certificate, sign) for sign in (1, -1)))
+        lower_bound = max(0.0, _float_below(value))
         notes.append(_check_incumbent(certificate, lower_bound))
         _check_claim(certificate, lower_bound)
     except _Rejected as rejection:
@@ -276,21 +342,63 @@ def objective(
     return _float_above(total)
 
 
+def deep_objective(
+    statement: Mapping[str, Any], X: Matrix, y: Sequence[float], weights: Sequence[Matrix],
+    biases: Sequence[Sequence[float]] | None = None,
+) -> float:  # fmt: skip
+    """The training objective of a network of any depth, rounded up; of activations that are piecewise linear.
+
+    Parameters
+    ----------
+    statement : mapping
+        As for `objective`.
+    X, y : sequences of floats
+        Features (n, d) and targets (n,).
+    weights : sequence of matrices
+        (out, in) for each layer; the last has one row.
+    biases : sequence of vectors, optional
+        One for each layer, not penalized.
+
+    Examples
+    --------
+    >>> statement = {"activation": "relu", "loss": "squared", "weight_decay": 0.5}
+    >>> deep_objective(statement, [[2.0]], [3.0], [[[1.0]], [[1.0]], [[1.0]]])
+    1.25
+    """
+    (q,), q_bits = _integers([_slope_below_zero(statement)])
+    hidden, bits = _integer_rows(X)
+    for place, matrix in enumerate(weights):
+        rows, row_bits = _integer_rows(matrix)
+        bits += row_bits
+        shifts, shift_bits = _integers([float(b) for b in biases[place]] if biases is not None else [0.0] * len(rows))
+        finer, coarser = max(shift_bits - bits, 0), max(bits - shift_bits, 0)
+        hidden = [
+            [(sum(map(mul, row, inputs)) << finer) + (b << coarser) for row, b in zip(rows, shifts, strict=True)]
+            for inputs in hidden
+        ]
+        bits += finer
+        if place < len(weights) - 1:
+            hidden = [[z << q_bits if z >= 0 else z * q for z in outputs] for outputs in hidden]
+            bits += q_bits
+    squares = sum((_dot(row, row) for matrix in weights for row in matrix), Fraction())
+    total = Fraction(statement["weight_decay"]) / 2 * squares
+    for (z,), target in zip(hidden, y, strict=True):
+        total += _loss_above(statement["loss"], Fraction(z, 1 << bits), Fraction(float(target)))
+    return _float_above(total)
+
+
 def describe(bound: Bound) -> str:
     """The statement of a certificate, and whether it is proven, in plain words."""
+    if bound.statement["network"] == "deep":
+        return _describe_deep(bound)
     statement = bound.statement
     features, decay = statement["features"], repr(statement["weight_decay"])
-    loss = {"squared": "(f(x_i) - y_i)^2 / 2", "logistic": "log(1 + exp(-y_i f(x_i)))"}[statement["loss"]]
-    phi = {"relu": "max(z, 0)", "leaky_relu": f"max(z, {statement.get('slope')!r} z)", "absolute_value": "|z|"}
+    loss, phi = _formulas(statement)
     bias = {
         "column": "the last feature is a constant, its weights are the biases and are penalized as all others are",
         "none": "none in the hidden layer",
     }
     lower_bound = _decimal(bound.lower_bound, ROUND_FLOOR)
-    incumbent, gap = "not stated", "unknown"
-    if bound.incumbent is not None and bound.gap_percent is not None:
-        incumbent = _decimal(bound.incumbent, ROUND_CEILING)
-        gap = f"{bound.gap_percent:.4g} %, that is 100 (1 - lower bound / incumbent)"
     return "\n".join([
         "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
         "",
@@ -298,21 +406,77 @@ def describe(bound: Bound) -> str:
         "",
         f"    sum_i {loss} + ({decay} / 2) sum_j (|w_j|^2 + a_j^2)  >=  {lower_bound},",
         "",
-        f"    f(x) = sum_j a_j phi(w_j'x),    phi(z) = {phi[statement['activation']]}",
+        f"    f(x) = sum_j a_j phi(w_j'x),    phi(z) = {phi}",
         "",
         f"network      two layers, activation {statement['activation']}, one output without a bias",
         f"bias         {bias[statement['bias']]}",
         f"loss         {statement['loss']}, a sum over the samples, not a mean",
         f"penalty      weight_decay / 2 times the sum of squares of all weights; weight_decay is {decay}",
-        f"data         {statement['samples']} samples, {features} features; sha256 {statement['data_sha256']}",
+        *_outcome(bound),
+    ])  # fmt: skip
+
+
+def _describe_deep(bound: Bound) -> str:
+    statement = bound.statement
+    decay, depth, free = repr(statement["weight_decay"]), statement["depth"], statement["bias"] == "free"
+    loss, phi = _formulas(statement)
+    f = "f(x) = W_L phi(W_{L-1} ... phi(W_1 x))"
+    if free:
+        f = "f(x) = W_L phi(W_{L-1} ... phi(W_1 x + b_1) ... + b_{L-1}) + b_L"
+    bias = {
+        "column": "the last feature is a constant, its weights are the biases of the first layer and are penalized; no "
+                  "other layer has biases",
+        "none": "none in any layer",
+        "free": "any biases b_1, ..., b_L, not penalized; it holds all the more where they are penalized too",
+    }[statement["bias"]]  # fmt: skip
+    return "\n".join([
+        "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
+        "",
+        f"For the depth L = {depth}, every width of every hidden layer and all matrices W_1, ..., W_L"
+        f"{' and biases b_1, ..., b_L' if free else ''},",
+        "",
+        f"    sum_i {loss} + ({decay} / 2) sum_l |W_l|^2  >=  {_decimal(bound.lower_bound, ROUND_FLOOR)},",
+        "",
+        f"    {f},    phi(z) = {phi},    |W|^2 the sum of the squares of all entries",
+        "",
+        f"network      {depth} weight matrices, fully connected, activation {statement['activation']} between them, "
+        "one output",
+        f"bias         {bias}",
+        f"loss         {statement['loss']}, a sum over the samples, not a mean",
+        "penalty      weight_decay / 2 times the sum of squares of all entries of all matrices; weight_decay is "
+        f"{decay}",
+        *_outcome(bound),
+    ])  # fmt: skip
+
+
+def _formulas(statement: Mapping[str, Any]) -> tuple[str, str]:
+    """The loss of a sample and the activation."""
+    loss = {"squared": "(f(x_i) - y_i)^2 / 2", "logistic": "log(1 + exp(-y_i f(x_i)))"}
+    phi = {
+        "relu": "max(z, 0)", "leaky_relu": f"max(z, {statement.get('slope')!r} z)", "absolute_value": "|z|",
+        "tanh": "tanh(z)",
+    }  # fmt: skip
+    return loss[statement["loss"]], phi[statement["activation"]]
+
+
+def _outcome(bound: Bound) -> list[str]:
+    """The lines on data, bound and incumbent."""
+    statement = bound.statement
+    incumbent, gap = "not stated", "unknown"
+    if bound.incumbent is not None and bound.gap_percent is not None:
+        incumbent = _decimal(bound.incumbent, ROUND_CEILING)
+        gap = f"{bound.gap_percent:.4g} %, that is 100 (1 - lower bound / incumbent)"
+    return [
+        f"data         {statement['samples']} samples, {statement['features']} features; sha256 "
+        f"{statement['data_sha256']}",
         f"preparation  {_plain(statement['preparation'])}",
         f"claim        {bound.claim!r}, the lower bound that the file states",
-        f"lower bound  {lower_bound}, proved here from the evidence in the file",
+        f"lower bound  {_decimal(bound.lower_bound, ROUND_FLOOR)}, proved here from the evidence in the file",
         f"incumbent    {incumbent}",
         f"gap          {gap}",
         *(f"note         {note}" for note in bound.notes),
         f"time         {bound.seconds:.2f} s",
-    ])  # fmt: skip
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -391,18 +555,35 @@ def _check_incumbent(certificate: _Certificate, lower_bound: float) -> str:
         raise _Rejected(
             f"a contradiction: the incumbent {incumbent!r} is below the lower bound {lower_bound!r} that was proved"
         )
-    if network is None:
+    layers = certificate.layers
+    if network is None and layers is None:
         return "the incumbent is the word of its writer: the file holds no network"
-    products = len(network[1]) * len(certificate.X) * len(certificate.X[0])
+    products = _network_products(certificate)
     if products > MOST_NETWORK_PRODUCTS:
         return (
             f"the incumbent is the word of its writer: its network takes {products:,} products, and more than "
             f"{MOST_NETWORK_PRODUCTS:,} are not computed"
         )
-    value = objective(certificate.statement, certificate.X, certificate.y, *network)
+    if layers is not None:
+        value = deep_objective(certificate.statement, certificate.X, certificate.y, *layers)
+    elif network is not None:
+        value = objective(certificate.statement, certificate.X, certificate.y, *network)
     if value > incumbent:
         raise _Rejected(f"the network in the file has an objective of {value!r}, above the incumbent {incumbent!r}")
     return "the incumbent is the objective of the network in the file, computed again in exact arithmetic, or above it"
+
+
+def _network_products(certificate: _Certificate) -> int:
+    """About how many products the objective of the network takes; the integers grow from layer to layer."""
+    n, network, layers = len(certificate.X), certificate.network, certificate.layers
+    if layers is not None:
+        return deep_products(n, [len(matrix) * len(matrix[0]) for matrix in layers.weights])
+    return len(network[1]) * n * len(certificate.X[0]) if network is not None else 0
+
+
+def deep_products(samples: int, sizes: Iterable[int]) -> int:
+    """About how many products `deep_objective` takes, with so many entries in each matrix."""
+    return samples * sum(place * size for place, size in enumerate(sizes, 1))
 
 
 def _check_claim(certificate: _Certificate, lower_bound: float) -> None:
@@ -527,6 +708,79 @@ def _subtract_products(A: list[list[Fraction]], X: list[list[int]], W: list[list
             row[j] -= Fraction(twice, 2 << bits)
 
 
+def _least_over_norms(certificate: _Certificate, evidence: _Cuts) -> tuple[Fraction, Fraction]:
+    """The least value of step 8 over all R >= 0, rounded down, and the R where it is."""
+    statement = certificate.statement
+    lines = [(Fraction(), Fraction()), *_cut_lines(certificate, evidence)]
+    depth, price = statement["depth"], Fraction(statement["weight_decay"]) * statement["depth"] / 2
+    # Along the upper envelope of the lines D - R h: from the largest D to ever smaller h, each time the next crossing.
+    R, (D, h) = Fraction(), max(lines, key=lambda line: (line[0], -line[1]))
+    least = D, R
+    while h > 0:
+        R, h, D = min(((D - other) / (h - slope), slope, other) for other, slope in lines if slope < h)
+        least = min(least, (D - R * h + price * _root_below(R * R, depth), R))
+    return least
+
+
+def _cut_lines(certificate: _Certificate, evidence: _Cuts) -> list[tuple[Fraction, Fraction]]:
+    """D(v), rounded down, and h, rounded up, of every cut."""
+    X, bits = _integer_rows(certificate.X)
+    sigma = Fraction()
+    if evidence.spectral_norm is not None:
+        sigma = _spectral_norm(X, bits, Fraction(evidence.spectral_norm))
+    norms = [_norm(row, bits) for row in X]
+    edges = {edge for cut in evidence.cuts for edge in cut.edges}
+    lengths = {(i, j): _norm([a - b for a, b in zip(X[i], X[j], strict=True)], bits) for i, j in edges}
+    lines = []
+    for place, cut in enumerate(evidence.cuts):
+        name = f"evidence.cuts[{place}]"
+        if cut.together and evidence.spectral_norm is None:
+            raise _Rejected(f"{name}.all needs evidence.spectral_norm, which is null")
+        if certificate.statement["bias"] == "free" and (cut.each or cut.together):
+            raise _Rejected(f"{name}: with free biases only edges hold; each and all must be null")
+        integers, unit = _integers([*cut.amounts, *cut.each, *cut.together])
+        amounts, rest = integers[: len(cut.amounts)], integers[len(cut.amounts) :]
+        each, together = rest[: len(cut.each)], rest[len(cut.each) :]
+        h = _weighted(amounts, [lengths[edge] for edge in cut.edges]) + _weighted(each, norms if each else [])
+        h = h / (1 << unit) + _norm(together, unit) * sigma
+        v = [sum(parts) for parts in zip(each or [0] * len(X), together or [0] * len(X), strict=True)]
+        for (i, j), amount in zip(cut.edges, amounts, strict=True):
+            v[i] += amount
+            v[j] -= amount
+        lines.append((_below(_cut_value(certificate, v, unit, name)), _above(h)))
+    return lines
+
+
+def _weighted(amounts: list[int], lengths: list[Fraction]) -> Fraction:
+    """The sum of |amount| length, exactly; the lengths are over powers of two."""
+    integers, bits = _integers(lengths)
+    return Fraction(sum(map(mul, map(abs, amounts), integers)), 1 << bits)
+
+
+def _spectral_norm(X: list[list[int]], bits: int, sigma: Fraction) -> Fraction:
+    """Sigma, which is proved to be at least the largest singular value of X / 2^bits."""
+    rows = X if len(X) <= len(X[0]) else list(zip(*X, strict=True))
+    B = [
+        [sigma**2 * (k == j) - Fraction(sum(map(mul, row, rows[j])), 1 << 2 * bits) for j in range(k + 1)]
+        for k, row in enumerate(rows)
+    ]
+    if sigma < 0 or _peak(B, [Fraction()] * len(B)) is None:
+        raise _Rejected("evidence.spectral_norm is not proved to be at least that of X; a larger one would do")
+    return sigma
+
+
+def _cut_value(certificate: _Certificate, v: list[int], bits: int, name: str) -> Fraction:
+    """D of v / 2^bits, rounded down."""
+    if certificate.statement["loss"] == "squared":
+        y, y_bits = _integers(certificate.y)
+        return Fraction(sum(map(mul, v, y)), 1 << (bits + y_bits)) - Fraction(sum(map(mul, v, v)), 2 << 2 * bits)
+    probabilities = [Fraction(value * int(label), 1 << bits) for value, label in zip(v, certificate.y, strict=True)]
+    for i, p in enumerate(probabilities):
+        if not 0 <= p <= 1:
+            raise _Rejected(f"the logistic loss needs y v in [0, 1]; in {name} it is {float(p)!r} for datum {i}")
+    return sum((_entropy_below(p) for p in probabilities), Fraction())
+
+
 def _peak(B: list[list[Fraction]], half: list[Fraction]) -> Fraction | None:
     """A number e such that M = [B, half; half', e] is positive semidefinite; None where B is not proved to be definite.
 
@@ -613,6 +867,21 @@ def _above(value: Fraction) -> Fraction:
     return -_below(-value)
 
 
+def _root_below(value: Fraction, degree: int) -> Fraction:
+    """value^(1 / degree), value >= 0, rounded down to about PRECISION significant bits: Newton's method on integers.
+
+    From any integer that is not below the root of the radicand, the iterates fall until one is its integer part.
+    """
+    if not value:
+        return value
+    bits = PRECISION - _size(value) // degree
+    radicand = _floor(value, degree * bits)
+    root = 1 << -(-radicand.bit_length() // degree)
+    while (smaller := ((degree - 1) * root + radicand // root ** (degree - 1)) // degree) < root:
+        root = smaller
+    return root * Fraction(2) ** -bits
+
+
 def _float_below(value: Fraction) -> float:
     """The largest float that is not above a value."""
     try:
@@ -695,6 +964,10 @@ def _read(text: str) -> _Certificate:
     n, d = statement["samples"], statement["features"]
     data = _object(root["data"], "X y", "data")
     X, y = _matrix(data["X"], n, d, "data.X"), _reals(data["y"], n, "data.y")
+    if statement["network"] == "deep":
+        cuts = _read_cuts(root["evidence"], n)
+        _limit("products of integers", _cut_products(cuts, statement), MOST_PRODUCTS)
+        return _Certificate(statement, X, y, [], {}, None, cuts, _read_layers(root["network"], statement))
     evidence = _object(root["evidence"], "kind v plus minus", "evidence")
     _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
     v = _reals(evidence["v"], n, "evidence.v")
@@ -727,12 +1000,20 @@ def _read_statement(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) and value.get("activation") == "leaky_relu":
         keys += " slope"
         reals.append("slope")
+    deep = isinstance(value, dict) and value.get("network") == "deep"
+    if deep:
+        keys += " depth"
     statement = dict(_object(value, keys, "statement"))
     if statement["incumbent"] is not None:
         reals.append("incumbent")
-    words = {"network": ("two_layer",), "activation": ACTIVATIONS, "loss": LOSSES, "bias": ("column", "none")}
+    words = {
+        "network": ("two_layer", "deep"), "activation": DEEP_ACTIVATIONS if deep else ACTIVATIONS, "loss": LOSSES,
+        "bias": ("column", "none", "free") if deep else ("column", "none"),
+    }  # fmt: skip
     for key, options in words.items():
         _choice(statement[key], options, f"statement.{key}")
+    if deep:
+        _whole(statement["depth"], 2, MOST_LAYERS, "statement.depth")
     for key in ("samples", "features"):
         _whole(statement[key], 1, MOST_BYTES, f"statement.{key}")
     for key in reals:
@@ -774,6 +1055,62 @@ def _read_pair(value: Any, n: int, where: str) -> _Pair:
     if len({of, *(j for j, _ in partners)}) <= len(partners):
         raise NotACertificate(f"{where}: partners must differ from each other and from the datum of the pair")
     return _Pair(of, partners, *(_real(pair[key], f"{where}.{key}") for key in ("weight", "quadratic", "linear")))
+
+
+def _read_cuts(value: Any, n: int) -> _Cuts:
+    evidence = _object(value, "kind spectral_norm cuts", "evidence")
+    _choice(evidence["kind"], ("lipschitz",), "evidence.kind")
+    sigma = evidence["spectral_norm"]
+    cuts = _list(evidence["cuts"], None, "evidence.cuts")
+    _limit("cuts", len(cuts), MOST_CUTS)
+    return _Cuts(
+        None if sigma is None else _real(sigma, "evidence.spectral_norm"),
+        [_read_cut(cut, n, f"evidence.cuts[{k}]") for k, cut in enumerate(cuts)],
+    )
+
+
+def _read_cut(value: Any, n: int, where: str) -> _Cut:
+    cut = _object(value, "edges each all", where)
+    edges, amounts = [], []
+    for entry in _list(cut["edges"], None, f"{where}.edges"):
+        i, j, amount = _list(entry, 3, f"{where}.edges")
+        edges.append((_whole(i, 0, n - 1, f"{where}.edges"), _whole(j, 0, n - 1, f"{where}.edges")))
+        amounts.append(_real(amount, f"{where}.edges"))
+    each, together = ([] if cut[key] is None else _reals(cut[key], n, f"{where}.{key}") for key in ("each", "all"))
+    return _Cut(edges, amounts, each, together)
+
+
+def _cut_products(evidence: _Cuts, statement: Mapping[str, Any]) -> int:
+    """About how many products of integers the proof for a deep network takes."""
+    n, d, least = statement["samples"], statement["features"], min(statement["samples"], statement["features"])
+    edges = sum(len(cut.edges) for cut in evidence.cuts)
+    dual_values = n * len(evidence.cuts) * (ENTROPY if statement["loss"] == "logistic" else 2)
+    spectral = 0 if evidence.spectral_norm is None else n * d * (least + 1) // 2 + least**3 // 6
+    return (n + edges) * d + edges + dual_values + spectral
+
+
+def _read_layers(value: Any, statement: Mapping[str, Any]) -> _Layers | None:
+    if value is None:
+        return None
+    if statement["incumbent"] is None or statement["activation"] == "tanh":
+        why = "statement.incumbent is null" if statement["incumbent"] is None else "tanh is not rational"
+        raise NotACertificate(f"{why}, so network must be null too")
+    network = _object(value, "weights biases", "network")
+    weights, width = [], statement["features"]
+    for place, matrix in enumerate(_list(network["weights"], statement["depth"], "network.weights")):
+        weights.append(_matrix(matrix, None, width, f"network.weights[{place}]"))
+        width = len(weights[-1])
+        if not width:
+            raise NotACertificate(f"network.weights[{place}] has no row")
+    if width != 1:
+        raise NotACertificate(f"the last matrix of network.weights has {width} rows; expected 1, the output")
+    if network["biases"] is None:
+        return _Layers(weights, None)
+    if statement["bias"] != "free":
+        raise NotACertificate(f"statement.bias is {statement['bias']!r}, so network.biases must be null")
+    biases = _list(network["biases"], len(weights), "network.biases")
+    where = "network.biases"
+    return _Layers(weights, [_reals(b, len(W), where) for b, W in zip(biases, weights, strict=True)])
 
 
 def _products(side: _Side, n: int, d: int) -> int:
@@ -845,7 +1182,7 @@ def _reals(value: Any, length: int | None, where: str) -> list[float]:
     return [_real(entry, where) for entry in _list(value, length, where)]
 
 
-def _matrix(value: Any, rows: int, columns: int, where: str) -> list[list[float]]:
+def _matrix(value: Any, rows: int | None, columns: int, where: str) -> list[list[float]]:
     return [_reals(row, columns, f"{where}[{i}]") for i, row in enumerate(_list(value, rows, where))]
 
 
