@@ -2,7 +2,10 @@
 
 from .certificate import Certificate, CertificateError
 from .checker import Bound, NotACertificate, check
+from .deep_incumbent import DeepIncumbent, train_deep
+from .deep_problem import DeepProblem
 from .incumbent import Incumbent, train_incumbent
+from .lipschitz_search import certify_deep
 from .problem import TwoLayerProblem, prepare
 from .search import certify
 from .support import largest_weight_decay
@@ -11,12 +14,16 @@ __all__ = [
     "Bound",
     "Certificate",
     "CertificateError",
+    "DeepIncumbent",
+    "DeepProblem",
     "Incumbent",
     "NotACertificate",
     "TwoLayerProblem",
     "certify",
+    "certify_deep",
     "check",
     "largest_weight_decay",
     "prepare",
+    "train_deep",
     "train_incumbent",
 ]

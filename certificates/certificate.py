@@ -105,7 +105,19 @@ def make_certificate(
     CertificateError
         If the checker rejects the evidence, or proves more than the incumbent allows.
     """
-    made = _content(problem, evidence, incumbent)
+    return prove(_content(problem, evidence, incumbent), seconds)
+
+
+def prove(made: dict[str, Any], seconds: float) -> Certificate:
+    """A certificate of the content of a file, whose lower bound becomes what the checker proves.
+
+    Raises
+    ------
+    UsageError
+        If it is too large for the checker.
+    CertificateError
+        If the checker rejects the evidence, or proves more than the incumbent allows.
+    """
     try:
         first = check_text(_text(made))
     except NotACertificate as refusal:
@@ -154,9 +166,9 @@ def _content(
     }  # fmt: skip
     network = None
     if incumbent is not None:
-        network = {"weights": _hex_rows(incumbent.weights), "outputs": [float(a).hex() for a in incumbent.outputs]}
+        network = {"weights": hex_rows(incumbent.weights), "outputs": [float(a).hex() for a in incumbent.outputs]}
     return {
-        "format": FORMAT, "statement": statement, "data": {"X": _hex_rows(problem.X), "y": [a.hex() for a in y]},
+        "format": FORMAT, "statement": statement, "data": {"X": hex_rows(problem.X), "y": [a.hex() for a in y]},
         "evidence": evidence, "network": network,
     }  # fmt: skip
 
@@ -178,5 +190,6 @@ def _rounded_up(problem: TwoLayerProblem, incumbent: Incumbent) -> float:
     )
 
 
-def _hex_rows(rows: np.ndarray) -> list[list[str]]:
+def hex_rows(rows: np.ndarray) -> list[list[str]]:
+    """A matrix as it stands in the file."""
     return [[value.hex() for value in row] for row in rows.tolist()]

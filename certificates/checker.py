@@ -86,8 +86,8 @@ One JSON object. Real numbers are texts as float.hex() writes them, indices are 
     evidence     kind ("paired_moments"), v, and for the signs + and -, plus and minus: rho, quadratic and linear (one
                  for each datum), pairs, rows (null, or w_i or null for each datum). A pair has the keys of (the datum),
                  partners ([j, c_j] each), weight, quadratic and linear
-                 of a deep network: kind ("lipschitz"), spectral_norm (sigma, or null) and cuts. A cut has the keys edges
-                 ([i, j, f_e] each), each (r, or null) and all (s, or null)
+                 of a deep network: kind ("lipschitz"), spectral_norm (sigma, or null) and cuts. A cut has the keys
+                 edges ([i, j, f_e] for each), each (r, or null) and all (s, or null)
     network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent;
                  of a deep network, weights (a matrix (out, in) for each layer) and biases (a list for each layer, or
                  null); with tanh, which is not rational, it must be null
@@ -287,7 +287,8 @@ def check_text(text: str, data: Any = None) -> Bound:
         notes.append(_check_data(certificate, data))
         if certificate.lipschitz is not None:
             value, R = _least_over_norms(certificate, certificate.lipschitz)
-            notes.append(f"the bound is least where the product |W_1| ... |W_L| is about {_float_below(R):.6g}")
+            how = "a linear program" if certificate.statement["depth"] == 2 else "convex pieces plus a concave power"
+            notes.append(f"least over the product R = |W_1| ... |W_L| ({how}), at R about {_float_below(R):.6g}")
         else:
             value = _dual_value(certificate, max(_support_bound(certificate, sign) for sign in (1, -1)))
         lower_bound = max(0.0, _float_below(value))
@@ -437,7 +438,8 @@ def _describe_deep(bound: Bound) -> str:
         "",
         f"    sum_i {loss} + ({decay} / 2) sum_l |W_l|^2  >=  {_decimal(bound.lower_bound, ROUND_FLOOR)},",
         "",
-        f"    {f},    phi(z) = {phi},    |W|^2 the sum of the squares of all entries",
+        f"    {f},    phi(z) = {phi},",
+        "    |W|^2 the sum of the squares of all entries of W",
         "",
         f"network      {depth} weight matrices, fully connected, activation {statement['activation']} between them, "
         "one output",

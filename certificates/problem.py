@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..formulations.errors import UsageError
+from .losses import checked_training, dual_value, loss_value, negative_gradient, require_constant_column
 
-LOSSES = ("squared", "logistic")
 ACTIVATIONS = ("relu", "leaky_relu", "absolute_value")
 CONSTANT = 1e-9
 """Features whose standard deviation is below this share of the largest are constant, and dropped."""
@@ -61,31 +61,19 @@ class TwoLayerProblem:
 
     def __post_init__(self) -> None:
         """Refuse what no bound is known for."""
-        X, y = np.asarray(self.X, dtype=float), np.asarray(self.y, dtype=float)
-        if X.ndim != 2 or y.shape != X.shape[:1] or not X.size:
-            raise UsageError(
-                f"X has shape {X.shape} and y {y.shape}; expected (samples, features) and (samples,), not empty."
-            )
-        if not (np.isfinite(X).all() and np.isfinite(y).all()):
-            raise UsageError("X or y holds NaN or infinite values; expected finite numbers: remove these samples.")
-        if self.loss not in LOSSES:
-            raise UsageError(f"no bound is known for the loss {self.loss!r}; known: {', '.join(LOSSES)}.")
+        X, y = checked_training(self.X, self.y, self.loss, self.weight_decay)
         if self.activation not in ACTIVATIONS:
             raise UsageError(
                 f"no bound is known for the activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}."
             )
-        if self.loss == "logistic" and not np.isin(y, (-1, 1)).all():
-            raise UsageError("the logistic loss has the labels +1 and -1; y holds others: encode the two classes so.")
-        if not 0 < self.weight_decay < np.inf:
-            raise UsageError(f"the weight decay is {self.weight_decay!r}; expected a number above 0.")
         if not 0 <= self.slope < 1:
             raise UsageError(f"the slope is {self.slope!r}; expected a number from 0 to below 1.")
         if self.bias not in ("column", "none"):
             raise UsageError(f"the bias is {self.bias!r}; expected 'column' or 'none'.")
-        if self.bias == "column" and (np.ptp(X[:, -1]) > 0 or X[0, -1] == 0):
-            raise UsageError("the bias is 'column', but the last column of X is no constant other than 0; append one.")
-        object.__setattr__(self, "X", np.ascontiguousarray(X))
-        object.__setattr__(self, "y", np.ascontiguousarray(y))
+        if self.bias == "column":
+            require_constant_column(X)
+        object.__setattr__(self, "X", X)
+        object.__setattr__(self, "y", y)
 
     @property
     def coefficients(self) -> tuple[float, float]:
@@ -101,15 +89,11 @@ class TwoLayerProblem:
 
     def loss_value(self, z: np.ndarray) -> float:
         """Loss of the predictions z (samples,)."""
-        if self.loss == "squared":
-            return float(0.5 * np.sum((z - self.y) ** 2))
-        return float(np.logaddexp(0, -self.y * z).sum())
+        return loss_value(self.loss, self.y, z)
 
     def negative_gradient(self, z: np.ndarray) -> np.ndarray:
         """-grad loss at the predictions z: what a dual point is made of."""
-        if self.loss == "squared":
-            return self.y - z
-        return self.y * np.exp(-np.logaddexp(0, self.y * z))
+        return negative_gradient(self.loss, self.y, z)
 
     def predictions(self, weights: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         """f(X) of a network with weights (neurons, features) and output weights (neurons,)."""
@@ -122,12 +106,7 @@ class TwoLayerProblem:
 
     def dual(self, v: np.ndarray) -> float:
         """D(v) = min_z loss(z) + v'z; minus infinity outside of its domain."""
-        if self.loss == "squared":
-            return float(v @ self.y - 0.5 * v @ v)
-        p = v * self.y
-        if (p < 0).any() or (p > 1).any():
-            return -np.inf
-        return float(sum(-np.sum(part * np.log(part, where=part > 0, out=np.zeros_like(part))) for part in (p, 1 - p)))
+        return dual_value(self.loss, self.y, v)
 
     def best_scale(self, v: np.ndarray, most: float) -> float:
         """The t in [0, most] with the largest D(t v) for the squared loss; min(most, 1) for the logistic loss."""

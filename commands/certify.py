@@ -10,11 +10,13 @@ import typer
 
 from ..formulations.errors import UsageError
 from .certificate_data import Prepared, load_prepared
+from .certify_deep import deep_problem, deep_problem_of_run, search_deep
 from .console import number, print_json, say, say_lines, working
 from .training import check_seed, limit_threads
+from .weak_bounds import why_weak
 
 if TYPE_CHECKING:
-    from ..certificates import Certificate, Incumbent, TwoLayerProblem
+    from ..certificates import Certificate, DeepIncumbent, DeepProblem, Incumbent, TwoLayerProblem
 
 Option = typer.Option
 SLOPE = 0.01
@@ -42,17 +44,20 @@ def certify(
     data_dir: Annotated[
         Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
     ] = None,
+    depth: Annotated[
+        int | None, Option(metavar="L", help="Weight matrices; 2 by default.", rich_help_panel=NETWORK)
+    ] = None,
     hidden: Annotated[
         int | None, Option(metavar="N", help="Most neurons of the network to compare.", rich_help_panel=NETWORK)
     ] = None,
     activation: Annotated[
-        str | None, Option(metavar="NAME", help="relu, leaky_relu, absolute_value.", rich_help_panel=NETWORK)
+        str | None, Option(metavar="NAME", help="relu, leaky_relu, absolute_value, tanh.", rich_help_panel=NETWORK)
     ] = None,
     loss: Annotated[
         str | None, Option(metavar="NAME", help="squared, logistic; else from y.", rich_help_panel=NETWORK)
     ] = None,
     weight_decay: Annotated[
-        float | None, Option(metavar="X", help="Times sum (w^2 + a^2) / 2.", rich_help_panel=NETWORK)
+        float | None, Option(metavar="X", help="Times half of all weights squared.", rich_help_panel=NETWORK)
     ] = None,
     relative: Annotated[
         bool,
@@ -62,15 +67,17 @@ def certify(
     seed: Annotated[int, Option(metavar="N", help="Of the training.", rich_help_panel=SEARCH)] = 0,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a lower bound on the training objective of all two-layer networks, of any width."""
+    """Prove a lower bound on the training objective of all networks of a depth, of any width."""
     check_seed(seed)
     if hidden is not None and hidden < 1:
         raise UsageError(f"--hidden is {hidden}; expected 1 neuron or more.")
     if not seconds > 0:
         raise UsageError(f"--seconds is {seconds:g}; expected a number above 0.")
     limit_threads()
+    problem: TwoLayerProblem | DeepProblem
+    network: Incumbent | DeepIncumbent | None = None
     if run is not None:
-        fixed = {"DATA": data, "--classes": classes, "--samples": samples, "--components": components,
+        fixed = {"DATA": data, "--depth": depth, "--classes": classes, "--samples": samples, "--components": components,
                  "--no-bias": no_bias or None, "--data-dir": data_dir, "--hidden": hidden, "--activation": activation,
                  "--loss": loss}  # fmt: skip
         if given := [name for name, value in fixed.items() if value is not None]:
@@ -81,15 +88,22 @@ def certify(
     else:
         prepared = load_prepared(data, classes=classes, samples=samples, components=components, bias=not no_bias,
                                  loss=loss, data_dir=data_dir)  # fmt: skip
-        problem, network = make_problem(
-            prepared, weight_decay=weight_decay, relative=relative, activation=activation or "relu", seed=seed
-        ), None
+        if depth is None or depth == 2:
+            problem = make_problem(
+                prepared, weight_decay=weight_decay, relative=relative, activation=activation or "relu", seed=seed
+            )
+        else:
+            problem = deep_problem(
+                prepared, depth, weight_decay=weight_decay, relative=relative, activation=activation or "relu"
+            )
     certificate = search(problem, network, hidden=hidden, seconds=seconds, seed=seed, quiet=json)
     certificate.write(out)
     if json:
         print_json(summary(certificate, out))
         return
     say_lines(str(certificate))
+    if reasons := why_weak(problem, certificate):
+        say(reasons)
     say(
         f"Found in {number(certificate.seconds, 3)} s, the training of networks apart. "
         f"Anybody can prove it again: convexblocks check {out}"
@@ -97,18 +111,23 @@ def certify(
 
 
 def search(
-    problem: TwoLayerProblem, network: Incumbent | None, *, hidden: int | None, seconds: float, seed: int, quiet: bool
-) -> Certificate:
+    problem: TwoLayerProblem | DeepProblem, network: Incumbent | DeepIncumbent | None, *, hidden: int | None,
+    seconds: float, seed: int, quiet: bool,
+) -> Certificate:  # fmt: skip
     """Train what the bound is compared with, then search for the bound."""
+    from ..certificates import DeepProblem, Incumbent
     from ..certificates import certify as certified
     from ..certificates.certificate import require_checkable
     from ..certificates.incumbent import train_incumbent, train_width
 
+    if isinstance(problem, DeepProblem):
+        deep = None if isinstance(network, Incumbent) else network
+        return search_deep(problem, deep, hidden=hidden, seconds=seconds, seed=seed, quiet=quiet)
     # Before the training, which takes half of the time.
     require_checkable(problem)
     with working("training networks to compare with ...", quiet=quiet):
         best = train_incumbent(problem, seconds=seconds / 2, random_state=seed)
-        compared = network
+        compared = network if isinstance(network, Incumbent) else None
         if network is None and hidden is not None and len(best.outputs) > hidden:
             compared = train_width(problem, hidden, seconds=seconds / 4, random_state=seed)
     with working("searching for a lower bound ...", quiet=quiet):
@@ -117,8 +136,8 @@ def search(
 
 def problem_of_run(
     run: Path, weight_decay: float | None, *, relative: bool, seed: int
-) -> tuple[TwoLayerProblem, Incumbent]:
-    """The training problem of a run, its hidden bias penalized, and its network.
+) -> tuple[TwoLayerProblem, Incumbent] | tuple[DeepProblem, DeepIncumbent]:
+    """The training problem of a run and its network; of two layers the hidden bias is penalized, of more it is free.
 
     Raises
     ------
@@ -135,19 +154,22 @@ def problem_of_run(
         raise UsageError(f"the run {str(run)!r} was saved without its data; a bound needs them.")
     X, y = loaded.data
     settings = loaded.settings
-    if settings["loss"] not in ("squared", "logistic") or settings["widths"][-1] != 1 or len(settings["widths"]) != 3:
+    if settings["loss"] not in ("squared", "logistic") or settings["widths"][-1] != 1 or len(settings["widths"]) < 3:
         raise UsageError(
             f"the run has the widths {settings['widths']} and the loss {settings['loss']}; a bound is known for two "
-            "layers with one output, squared or logistic."
+            "layers or more with one output, squared or logistic."
         )
     y = np.where(y == 1, 1.0, -1.0) if settings["loss"] == "logistic" else np.asarray(y, dtype=float).ravel()
     name, _, slope = settings["activations"][0].partition("(")
+    decay = settings["weight_decay"] if weight_decay is None else weight_decay
+    if len(settings["widths"]) > 3:
+        return deep_problem_of_run(run, loaded.module, X, y, settings, decay, relative=relative)
     prepared = Prepared(
         np.hstack([X, np.ones((len(X), 1))]), y, settings["loss"], "column",
         f"the training data of the run {run.name} as its network sees them; a column of ones appended",
     )  # fmt: skip
     problem = make_problem(
-        prepared, weight_decay=settings["weight_decay"] if weight_decay is None else weight_decay, relative=relative,
+        prepared, weight_decay=decay, relative=relative,
         activation=name, slope=float(slope.rstrip(")")) if slope else SLOPE, seed=seed,
     )  # fmt: skip
     return problem, network_incumbent(problem, loaded.module)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from convexblocks.certificates.problem import ACTIVATIONS, LOSSES, TwoLayerProblem
+from convexblocks.certificates.losses import LOSSES
+from convexblocks.certificates.problem import ACTIVATIONS, TwoLayerProblem
 
 KINDS = [(loss, activation) for loss in LOSSES for activation in ACTIVATIONS]
 
