@@ -32,16 +32,14 @@ def why_weak(problem: TwoLayerProblem | DeepProblem, certificate: Certificate) -
 
 def _why_weak_at_depth(problem: DeepProblem) -> str:
     slope, conflicts = steepest(problem.X, problem.y)
-    told = (
+    return (
         "The gap is large: at this depth the bound sees only how far apart samples with different targets are. "
         f"The steepest pair of different samples has |y_i - y_j| / |x_i - x_j| = {slope:.3g}: a function with this "
-        "Lipschitz constant fits them all, and the bound cannot tell a network from it. "
+        "Lipschitz constant fits them all, and the bound cannot tell a network from it. It is strong where labels are "
+        f"noise, so that samples that (nearly) coincide disagree; {conflicts or 'none'} of these samples coincide with "
+        "one that disagrees. A larger --weight-decay makes it stronger; so does --depth 2, which is proven in another "
+        "way, by paired moments."
     )
-    if conflicts:
-        told += f"Samples that coincide and disagree keep it above zero; there are {conflicts} here. "
-    else:
-        told += "It is strong where labels are noise, so that samples that (nearly) coincide disagree; none coincide here. "
-    return told + "A larger --weight-decay makes it stronger; so does --depth 2, which is proven in another way, by paired moments."
 
 
 def steepest(X: np.ndarray, y: np.ndarray) -> tuple[float, int]:
