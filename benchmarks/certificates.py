@@ -1,6 +1,7 @@
 """Proven lower bounds on training objectives, each with its incumbent, its gap and its times.
 
     python -m benchmarks.certificates [INSTANCE ...] [--seconds 30] [--incumbent-seconds 25]
+    python -m benchmarks.certificates --depth       # networks of any depth: the table of deep_certificates.py
 
 MNIST is read from the folder that CONVEXBLOCKS_DATA names.
 
@@ -40,6 +41,8 @@ from convexblocks.certificates import (
 )
 from convexblocks.formulations import UsageError
 from convexblocks.networks.datasets import load_dataset
+
+from .deep_certificates import deep_table
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -127,11 +130,18 @@ def main() -> None:
     parser.add_argument("instances", nargs="*", metavar="INSTANCE", help=f"of {', '.join(INSTANCES)}; all by default")
     parser.add_argument("--seconds", type=float, help="for the search; by default what the instance has")
     parser.add_argument("--incumbent-seconds", type=float, default=25)
+    parser.add_argument("--depth", action="store_true", help="the table for any depth; without INSTANCE")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.instances) - set(INSTANCES))
     if unknown:
         parser.error(f"unknown instance {unknown[0]!r}; known: {', '.join(INSTANCES)}")
     torch.set_num_threads(1)
+    if arguments.depth:
+        if arguments.instances:
+            parser.error("--depth has its own instances; leave INSTANCE out")
+        with threadpool_limits(1):
+            Console(width=160).print(deep_table(arguments.seconds or 30, arguments.incumbent_seconds))
+        return
     table = Table(title="Certificates: lower bounds for every width, proven by the standard-library checker")
     headings = ("instance", "n x d", "proven", "incumbent", "gap %", "asked", "trained s", "found s", "checked s", "")
     for heading in headings:

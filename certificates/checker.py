@@ -557,8 +557,7 @@ def _check_incumbent(certificate: _Certificate, lower_bound: float) -> str:
         raise _Rejected(
             f"a contradiction: the incumbent {incumbent!r} is below the lower bound {lower_bound!r} that was proved"
         )
-    layers = certificate.layers
-    if network is None and layers is None:
+    if network is None and certificate.layers is None:
         return "the incumbent is the word of its writer: the file holds no network"
     products = _network_products(certificate)
     if products > MOST_NETWORK_PRODUCTS:
@@ -566,13 +565,18 @@ def _check_incumbent(certificate: _Certificate, lower_bound: float) -> str:
             f"the incumbent is the word of its writer: its network takes {products:,} products, and more than "
             f"{MOST_NETWORK_PRODUCTS:,} are not computed"
         )
-    if layers is not None:
-        value = deep_objective(certificate.statement, certificate.X, certificate.y, *layers)
-    elif network is not None:
-        value = objective(certificate.statement, certificate.X, certificate.y, *network)
+    value = _network_objective(certificate)
     if value > incumbent:
         raise _Rejected(f"the network in the file has an objective of {value!r}, above the incumbent {incumbent!r}")
     return "the incumbent is the objective of the network in the file, computed again in exact arithmetic, or above it"
+
+
+def _network_objective(certificate: _Certificate) -> float:
+    """That of the network in the file, rounded up; infinity where there is none."""
+    statement, X, y, network = certificate.statement, certificate.X, certificate.y, certificate.network
+    if certificate.layers is not None:
+        return deep_objective(statement, X, y, *certificate.layers)
+    return math.inf if network is None else objective(statement, X, y, *network)
 
 
 def _network_products(certificate: _Certificate) -> int:

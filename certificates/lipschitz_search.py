@@ -153,16 +153,15 @@ def least_over_norms(problem: DeepProblem, cuts: list[Cut]) -> tuple[float, floa
 def on_envelope(cuts: list[Cut]) -> list[Cut]:
     """The cuts that are above 0 and above all others somewhere."""
     kept: list[Cut] = []
-    lines = [*cuts, None]
     here, R = max(cuts, key=lambda cut: (cut.value, -cut.slope)), 0.0
-    while here is not None and here.value - R * here.slope > 0:
+    while here.value - R * here.slope > 0:
         kept.append(here)
-        value, slope = here.value, here.slope
-        flatter = [(line, *((0.0, 0.0) if line is None else (line.value, line.slope))) for line in lines]
-        ahead = [((value - D) / (slope - h), h, line) for line, D, h in flatter if h < slope]
-        if not ahead:
+        crossings = [((here.value - cut.value) / (here.slope - cut.slope), cut.slope) for cut in cuts
+                     if cut.slope < here.slope]  # fmt: skip
+        if not crossings:
             break
-        R, _, here = min(ahead, key=lambda found: found[:2])
+        R, slope = min(crossings)
+        here = max((cut for cut in cuts if cut.slope == slope), key=lambda cut: cut.value)
     return kept
 
 
@@ -205,10 +204,10 @@ def best_cut(problem: DeepProblem, edges: np.ndarray, R: float) -> Cut | None:
             program.solve(solver=cp.CLARABEL)
         except cp.SolverError:
             return None
-    parts = [np.zeros(n) if part.value is None else part.value for part in (each, together)]
     if amounts.value is None:
         return None
-    return rounded(problem, Cut(edges, amounts.value[:m], *parts))
+    r, s = (np.zeros(n) if part.value is None else part.value for part in (each, together))
+    return rounded(problem, Cut(edges, amounts.value[:m], r, s))
 
 
 def rounded(problem: DeepProblem, cut: Cut) -> Cut | None:

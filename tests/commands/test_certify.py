@@ -123,9 +123,64 @@ def test_what_is_too_large_to_check_is_refused_before_any_training(
     assert "more than the exact checker takes" in " ".join(result.stderr.split())
 
 
+@pytest.fixture(scope="module")
+def conflicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples that stand twice, half of the copies with the other label."""
+    path = tmp_path_factory.mktemp("conflicting") / "twice.npz"
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 2))
+    y = (X[:, 0] > 0).astype(int)
+    np.savez(path, X=np.vstack([X, X]), y=np.concatenate([y, np.where(np.arange(20) % 2, y, 1 - y)]))
+    return path
+
+
+def test_a_bound_at_depth_three(conflicting: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep.json"
+    result = invoke("certify", conflicting, "--depth", "3", "--weight-decay", "0.03", "--seconds", "3", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "For the depth L = 3, every width" in result.stdout
+    assert "The gap is large" not in result.stdout
+    found = json.loads(invoke("check", out, "--json").stdout.splitlines()[-1])
+    assert found["proven"]
+    # Ten pairs that disagree cost 2 log 2 each, whatever the network.
+    assert found["lower_bound"] >= 20 * np.log(2) * (1 - 1e-6)
+    assert found["statement"]["depth"] == 3
+    assert invoke("check", out, "--data", conflicting).exit_code == 0
+
+
+def test_a_weak_bound_says_why(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "weak.json"
+    deep = invoke("certify", data, "--depth", "4", "--weight-decay", "0.01", "--seconds", "2", "--no-bias", "--hidden",
+                  "4", "--activation", "tanh", "--out", out)  # fmt: skip
+    assert deep.exit_code == 0, deep.output
+    said = " ".join(deep.stdout.split())
+    assert "The gap is large: at this depth" in said
+    assert "none of these samples coincide with one that disagrees" in said
+    two = invoke("certify", data, "--depth", "2", "--weight-decay", "0.0001", "--seconds", "2", "--out", out)
+    assert two.exit_code == 0, two.output
+    assert "The gap is large: with a small weight decay" in " ".join(two.stdout.split())
+
+
+def test_a_deep_run_is_judged_with_free_biases(data: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "cert.json"
+    trained = invoke("train", data, "--task", "regression", "--hidden", "6", "--hidden", "5", "--weight-decay", "2",
+                     "--sweeps", "2", "--no-baselines", "--out", run)  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    result = invoke("certify", "--run", run, "--seconds", "2", "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["proven"]
+    assert (found["statement"]["depth"], found["statement"]["bias"]) == (3, "free")
+    assert json.loads(out.read_text())["network"]["biases"] is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("diabetes", "--depth", "3", "--weight-decay", "1", "--relative"), "estimated for two layers only"),
+        (("diabetes", "--depth", "3"), "no weight decay is given"),
+        (("diabetes", "--depth", "1", "--weight-decay", "1"), "expected a number of weight matrices, 2 to"),
+        (("--run", "somewhere", "--depth", "3"), "leave --depth out"),
         (("diabetes",), "no weight decay is given"),
         (("--weight-decay", "1"), "no data are named"),
         (("diabetes", "--weight-decay", "-1"), "expected a number above 0"),
