@@ -55,7 +55,9 @@ def spectral_value(problem: DeepProblem) -> float:
     return min(heights)
 
 
-def row(name: str, depth: int, weight_decay: float, most: float, seconds: float, incumbent_seconds: float) -> list[str]:
+def row(
+    name: str, depth: int, weight_decay: float, most: float, seconds: float, incumbent_seconds: float
+) -> list[str]:
     """Certify one instance, check its file in a process of its own."""
     problem = deep_problem(name, depth, weight_decay)
     incumbent = train_deep(problem, seconds=incumbent_seconds)
@@ -77,10 +79,10 @@ def row(name: str, depth: int, weight_decay: float, most: float, seconds: float,
 
 def deep_table(seconds: float, incumbent_seconds: float) -> Table:
     """All rows."""
-    table = Table(title="Certificates at any depth: lower bounds for all widths, proven by the standard-library checker")
+    table = Table(title="Certificates at any depth: lower bounds for all widths, proven by the checker")
     headings = (
-        "data", "n x d", "depth", "decay", "proven", "incumbent", "gap %", "asked", "spectral %", "trained s", "found s",
-        "checked s", "",
+        "data", "n x d", "depth", "decay", "proven", "incumbent", "gap %", "asked", "spectral %", "trained s",
+        "found s", "checked s", "",
     )  # fmt: skip
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("data", "") else "right")

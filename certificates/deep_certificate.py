@@ -19,6 +19,8 @@ from .checker import (
 from .deep_incumbent import DeepIncumbent
 from .deep_problem import DeepProblem
 
+MOST_SAMPLES = 6_000
+"""With more, too few cuts would be checked in the time that is accepted."""
 MOST_SHARE = 4
 """The spectral norm may take this part of what the checker computes; the rest is for the cuts."""
 
@@ -67,6 +69,11 @@ def require_checkable(problem: DeepProblem) -> None:
         Saying what is too large, and the remedy.
     """
     samples, features = problem.X.shape
+    if samples > MOST_SAMPLES:
+        raise UsageError(
+            f"the problem has {samples} samples; the bound for any depth is computed for at most {MOST_SAMPLES:,}: "
+            "take fewer (--samples)."
+        )
     least = min(samples, features)
     products = samples * features * least + least**3
     if MOST_SHARE * products > MOST_PRODUCTS or MOST_SHARE * HEX_BYTES * samples * features > MOST_BYTES:

@@ -30,17 +30,19 @@ from .deep_certificate import make_deep_certificate, require_checkable
 from .deep_incumbent import DeepIncumbent, train_deep
 from .deep_problem import DeepProblem
 
-NEIGHBOURS = 5
+NEIGHBOURS = 2
 """Nearest samples of each sample, of any and of the other target, that the first edges go to."""
-FIRST = (1e-4, 1 / 64, 1 / 16, 1 / 4, 1 / 2)
-"""Shares of the zero network's loss that the penalty has at the first products R; no cut is made below the least."""
+LEAST = 1e-4
+"""Share of the zero network's loss that the penalty has at the least R for which a cut is made."""
+FIRST = (1 / 8, 1 / 2, 2, 8)
+"""The first R, over the median slope from a sample to its nearest ones on the other side."""
 BLOCK = 500
 """Samples whose distances to all others are held together."""
 CLOSE = 1e-5
 """Relative improvement that is none."""
 INSIDE = 1e-12
 """How far the probabilities y v of the logistic loss stay from 0 and 1."""
-MIXED = (1e-9, 1e-7, 1e-5, 1e-3)
+MIXED = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Shares of a plain flow that bring a flow inside."""
 ABOVE = 1e-9
 """By this share the spectral norm is stated larger than computed."""
@@ -120,23 +122,34 @@ def find_cuts(problem: DeepProblem, seconds: float = 30.0) -> list[Cut]:
     """Cuts whose bound is the best that is found in a time; at least one is made."""
     deadline = time.perf_counter() + seconds
     most = MOST_CUTS if problem.loss == "squared" else min(MOST_CUTS, MOST_PRODUCTS // (2 * ENTROPY * len(problem.y)))
-    zero = problem.loss_value(np.zeros(len(problem.y)))
-    shares = np.array(FIRST) * 2 * zero / (problem.weight_decay * problem.depth)
-    first = (shares ** (problem.depth / 2)).tolist()
     edges, cuts, idle = first_edges(problem), list[Cut](), 0
+    lowest, first = _first_products(problem, edges)
     while idle < 2 and len(cuts) < most and (not cuts or time.perf_counter() < deadline):
         least, R = least_over_norms(problem, cuts)
-        R = first.pop() if len(first) > 1 else max(R, first[0])
-        cut = best_cut(problem, edges, R)
+        chosen = not first
+        R = max(R, lowest) if chosen else first.pop()
+        cut = best_cut(problem, edges, R, max(1.0, deadline - time.perf_counter()))
         if cut is None:
-            break
+            idle += chosen
+            continue
         more = violated_edges(problem, cut, R)
         edges = np.unique(np.vstack([edges, more]), axis=0)
-        if len(first) == 1:
+        cuts = on_envelope([*cuts, cut])
+        if chosen:
             gained = cut.value - R * cut.slope + problem.penalty(R) - least > CLOSE * max(least, 0)
             idle = 0 if gained else 2 if not len(more) else idle + 1
-        cuts = on_envelope([*cuts, cut])
     return cuts
+
+
+def _first_products(problem: DeepProblem, edges: np.ndarray) -> tuple[float, list[float]]:
+    """The least R that is looked at, and the first ones."""
+    zero = problem.loss_value(np.zeros(len(problem.y)))
+    unit = 2 * zero / (problem.weight_decay * problem.depth)
+    lowest, highest = ((share * unit) ** (problem.depth / 2) for share in (LEAST, 1.0))
+    lengths, apart = _lengths(problem.X, edges), np.abs(problem.y[edges[:, 0]] - problem.y[edges[:, 1]])
+    slopes = apart[(lengths > 0) & (apart > 0)] / lengths[(lengths > 0) & (apart > 0)]
+    found = float(np.median(slopes)) * np.array(FIRST) if len(slopes) else np.zeros(0)
+    return lowest, found[(found > lowest) & (found < highest)].tolist()
 
 
 def least_over_norms(problem: DeepProblem, cuts: list[Cut]) -> tuple[float, float]:
@@ -178,7 +191,7 @@ def first_edges(problem: DeepProblem) -> np.ndarray:
     return np.unique(np.vstack(found), axis=0)
 
 
-def best_cut(problem: DeepProblem, edges: np.ndarray, R: float) -> Cut | None:
+def best_cut(problem: DeepProblem, edges: np.ndarray, R: float, seconds: float = 60.0) -> Cut | None:
     """The cut that is the highest at R, as far as Clarabel finds it, rounded so that it holds; None where it fails."""
     n, m = len(problem.y), len(edges)
     signs, rows = np.repeat([1.0, -1.0], m), edges.T.ravel()
@@ -201,7 +214,7 @@ def best_cut(problem: DeepProblem, edges: np.ndarray, R: float) -> Cut | None:
         # An inaccurate solution is a cut as good as it is.
         warnings.simplefilter("ignore")
         try:
-            program.solve(solver=cp.CLARABEL)
+            program.solve(solver=cp.CLARABEL, time_limit=seconds)
         except cp.SolverError:
             return None
     if amounts.value is None:

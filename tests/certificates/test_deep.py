@@ -543,6 +543,9 @@ def test_what_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convexblocks.certificates.deep_certificate.MOST_PRODUCTS", 10)
     with pytest.raises(UsageError, match="more than the exact checker takes"):
         certify_deep(deep_problem())
+    monkeypatch.setattr("convexblocks.certificates.deep_certificate.MOST_SAMPLES", 13)
+    with pytest.raises(UsageError, match="at most 13: take fewer"):
+        certify_deep(deep_problem())
 
 
 def test_extreme_numbers_are_bounded_work() -> None:
