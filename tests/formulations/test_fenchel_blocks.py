@@ -139,7 +139,7 @@ def test_batched_objective_is_that_of_the_model_at_feasible_points(name: str) ->
 
 
 def few_blocks() -> list[str]:
-    names = [f"activation {phi} {after}" for phi, after in FEW_PAIRS]
+    names = [f"activation {phi} {after}" for phi, after in sorted(FEW_PAIRS)]
     return names + [name for name in BLOCKS if not name.startswith("activation")]
 
 
