@@ -359,8 +359,8 @@ def describe(bound: Bound) -> str:
         f"incumbent    {incumbent}",
         f"gap          {gap}",
         *([] if outputs is None else [
-            "outputs      bounded one by one: where several of them want the same neurons, so much is lost as a weight "
-            f"decay smaller by a factor of at most {outputs}^(1/2) would lose"
+            "outputs      bounded one by one; where they want the same neurons, that loses at worst as much as a "
+            f"weight decay over {outputs}^(1/2)"
         ]),
         *(f"note         {note}" for note in bound.notes),
         f"time         {bound.seconds:.2f} s",

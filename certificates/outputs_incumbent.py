@@ -12,14 +12,31 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize
 
-from .incumbent import CLOSE, ITERATIONS, LARGE, MOST_ROUNDS, NEGLIGIBLE, NEW_NEURONS, SMALL_NEURON, WIDTHS, Incumbent
+from .descent import minimize_until
+from .incumbent import (
+    CLOSE,
+    ITERATIONS,
+    LARGE,
+    MOST_ROUNDS,
+    NEGLIGIBLE,
+    NEW_NEURONS,
+    SMALL_NEURON,
+    WIDTHS,
+    Incumbent,
+    require_bias_column,
+    two_layer_parameters,
+    with_bias,
+)
 from .outputs_problem import OutputsProblem
 from .outputs_support import worst_output_neurons
 from .support import worst_neurons
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COLUMN_STARTS = 64
 
@@ -54,7 +71,7 @@ def train_outputs(problem: OutputsProblem, *, seconds: float = 30.0, random_stat
     none = np.zeros((0, problem.X.shape[1])), np.zeros((0, problem.outputs))
     best, dual = make_outputs_incumbent(problem, *none), -np.inf
     for round_number in range(MOST_ROUNDS):
-        neurons = _balanced(_descend(problem, neurons))
+        neurons = _balanced(_descend(problem, neurons, began + seconds))
         found = make_outputs_incumbent(problem, neurons.weights, neurons.outputs)
         best = min(best, found, key=lambda incumbent: incumbent.objective)
         units = neurons.weights / np.maximum(np.linalg.norm(neurons.weights, axis=1, keepdims=True), 1e-300)
@@ -76,12 +93,33 @@ def make_outputs_incumbent(problem: OutputsProblem, weights: np.ndarray, outputs
     return Incumbent(weights, outputs, problem.objective(weights, outputs), V, np.nan, 0.0)
 
 
+def network_outputs_incumbent(problem: OutputsProblem, network: nn.Module) -> Incumbent:
+    """A torch network as an incumbent; `network_incumbent` for several outputs.
+
+    Raises
+    ------
+    UsageError
+        If the network is of another kind, or has biases where the problem has no bias column.
+    """
+    weights, biases = two_layer_parameters(problem, network, problem.outputs)
+    hidden, outputs = with_bias(problem, weights[0], biases[0]), weights[1].T
+    length = float(np.linalg.norm(biases[1]))
+    if length > 0:
+        require_bias_column(problem, length)
+        # The output bias is one more neuron, which sees the bias column alone.
+        constant = np.zeros((1, hidden.shape[1]))
+        constant[0, -1] = 1 / problem.X[0, -1]
+        hidden, outputs = np.vstack([hidden, constant]), np.vstack([outputs, biases[1]])
+    found = _balanced(Neurons(hidden, outputs, np.zeros(len(hidden), dtype=int), separate=False))
+    return make_outputs_incumbent(problem, found.weights, found.outputs)
+
+
 def train_separate(problem: OutputsProblem, *, seconds: float, random_state: int = 0) -> tuple[Neurons, float]:
     """Neurons that feed one output each, trained with the penalty above, and their objective."""
     began = time.perf_counter()
     neurons = _random(problem, random_state, separate=True)
     for round_number in range(MOST_ROUNDS):
-        neurons = _balanced(_descend(problem, neurons))
+        neurons = _balanced(_descend(problem, neurons, began + seconds))
         Z, masses = problem.predictions(neurons.weights, neurons.outputs), neurons.masses(problem.outputs)
         V, length = problem.negative_gradient(Z), float(np.linalg.norm(masses))
         before, wide = len(neurons.groups), True
@@ -134,8 +172,8 @@ def _balanced(neurons: Neurons) -> Neurons:
     return replace(found, weights=found.weights * scale, outputs=found.outputs / scale)
 
 
-def _descend(problem: OutputsProblem, neurons: Neurons) -> Neurons:
-    """L-BFGS on the objective."""
+def _descend(problem: OutputsProblem, neurons: Neurons, deadline: float) -> Neurons:
+    """L-BFGS on the objective until it converges or the time is over."""
     if not len(neurons.groups):
         return neurons
     X, (p, q), decay, K = problem.X, problem.coefficients, problem.weight_decay, problem.outputs
@@ -157,6 +195,5 @@ def _descend(problem: OutputsProblem, neurons: Neurons) -> Neurons:
         in_outputs = (-hidden.T @ V + prices * here.outputs) * fed
         return problem.loss_value(Z) + decay * length, np.concatenate([in_weights.ravel(), in_outputs.ravel()])
 
-    options = {"maxiter": ITERATIONS, "maxfun": 4 * ITERATIONS // 3, "maxcor": 50, "ftol": 1e-14, "gtol": 1e-10}
     first = np.concatenate([neurons.weights.ravel(), neurons.outputs.ravel()])
-    return unpacked(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
+    return unpacked(minimize_until(objective, first, deadline, iterations=ITERATIONS))

@@ -1,8 +1,8 @@
 """The search for several outputs: evidence for every column of V.
 
-It starts from networks whose neurons feed one output each: V = -grad loss at their predictions Z, and column k is taken
-for the residual of a problem of one output, squared loss and targets Z_k + V_k, whose first multipliers are known how to
-find. From there all columns are improved together.
+It starts from networks whose neurons feed one output each: V = -grad loss at their predictions Z, and column k is the
+residual of a problem of one output with the squared loss and targets Z_k + V_k, whose first multipliers are found as
+ever. From there all columns are improved together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def search_outputs(problem: OutputsProblem, seconds: float, *, random_state: int
     """Evidence as it stands in a certificate file, after about so many seconds."""
     began = time.perf_counter()
     columns, start = first_columns(problem, SHARES[0] * seconds, SHARES[1] * seconds, random_state=random_state)
-    left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
+    left = max((1 - sum(SHARES)) * seconds, seconds - (time.perf_counter() - began))
     found, _ = polish_outputs(problem, columns, start, left)
     _, scale = outputs_estimate(problem, columns, found)
     return outputs_evidence(problem, columns, [part.scaled(scale) for part in found])

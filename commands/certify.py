@@ -14,7 +14,7 @@ from .console import number, print_json, say, say_lines, working
 from .training import check_seed, limit_threads
 
 if TYPE_CHECKING:
-    from ..certificates import Certificate, Incumbent, TwoLayerProblem
+    from ..certificates import Certificate, Incumbent, OutputsProblem, TwoLayerProblem
 
 Option = typer.Option
 SLOPE = 0.01
@@ -49,7 +49,7 @@ def certify(
         str | None, Option(metavar="NAME", help="relu, leaky_relu, absolute_value.", rich_help_panel=NETWORK)
     ] = None,
     loss: Annotated[
-        str | None, Option(metavar="NAME", help="squared, logistic; else from y.", rich_help_panel=NETWORK)
+        str | None, Option(metavar="NAME", help="squared, logistic, softmax; else from y.", rich_help_panel=NETWORK)
     ] = None,
     weight_decay: Annotated[
         float | None, Option(metavar="X", help="Times sum (w^2 + a^2) / 2.", rich_help_panel=NETWORK)
@@ -62,7 +62,10 @@ def certify(
     seed: Annotated[int, Option(metavar="N", help="Of the training.", rich_help_panel=SEARCH)] = 0,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a lower bound on the training objective of all two-layer networks, of any width."""
+    """Prove a lower bound on the training objective of all two-layer networks, of any width.
+
+    Several outputs are bounded one by one: where they want the same neurons, the bound is well below the truth.
+    """
     check_seed(seed)
     if hidden is not None and hidden < 1:
         raise UsageError(f"--hidden is {hidden}; expected 1 neuron or more.")
@@ -97,19 +100,27 @@ def certify(
 
 
 def search(
-    problem: TwoLayerProblem, network: Incumbent | None, *, hidden: int | None, seconds: float, seed: int, quiet: bool
-) -> Certificate:
+    problem: TwoLayerProblem | OutputsProblem, network: Incumbent | None, *, hidden: int | None, seconds: float,
+    seed: int, quiet: bool,
+) -> Certificate:  # fmt: skip
     """Train what the bound is compared with, then search for the bound."""
+    from ..certificates import TwoLayerProblem
     from ..certificates import certify as certified
     from ..certificates.certificate import require_checkable
-    from ..certificates.incumbent import train_incumbent, train_width
+    from ..certificates.incumbent import train_width
+    from ..certificates.search import train
 
+    if hidden is not None and not isinstance(problem, TwoLayerProblem):
+        raise UsageError(f"--hidden is {hidden}, which is known for one output; leave it out: any width is compared.")
     # Before the training, which takes half of the time.
     require_checkable(problem)
     with working("training networks to compare with ...", quiet=quiet):
-        best = train_incumbent(problem, seconds=seconds / 2, random_state=seed)
+        best = train(problem, seconds=seconds / 2, random_state=seed)
         compared = network
-        if network is None and hidden is not None and len(best.outputs) > hidden:
+        if (
+            network is None and hidden is not None and isinstance(problem, TwoLayerProblem)
+            and len(best.outputs) > hidden
+        ):  # fmt: skip
             compared = train_width(problem, hidden, seconds=seconds / 4, random_state=seed)
     with working("searching for a lower bound ...", quiet=quiet):
         return certified(problem, best, seconds=seconds / 2, stated=compared)
@@ -117,7 +128,7 @@ def search(
 
 def problem_of_run(
     run: Path, weight_decay: float | None, *, relative: bool, seed: int
-) -> tuple[TwoLayerProblem, Incumbent]:
+) -> tuple[TwoLayerProblem | OutputsProblem, Incumbent]:
     """The training problem of a run, its hidden bias penalized, and its network.
 
     Raises
@@ -127,7 +138,9 @@ def problem_of_run(
     """
     import numpy as np
 
+    from ..certificates import OutputsProblem
     from ..certificates.incumbent import network_incumbent
+    from ..certificates.outputs_incumbent import network_outputs_incumbent
     from ..solvers.run import load
 
     loaded = load(run)
@@ -135,28 +148,32 @@ def problem_of_run(
         raise UsageError(f"the run {str(run)!r} was saved without its data; a bound needs them.")
     X, y = loaded.data
     settings = loaded.settings
-    if settings["loss"] not in ("squared", "logistic") or settings["widths"][-1] != 1 or len(settings["widths"]) != 3:
+    loss = {"softmax_cross_entropy": "softmax"}.get(settings["loss"], settings["loss"])
+    if loss not in ("squared", "logistic", "softmax") or len(settings["widths"]) != 3:
         raise UsageError(
             f"the run has the widths {settings['widths']} and the loss {settings['loss']}; a bound is known for two "
-            "layers with one output, squared or logistic."
+            "layers, squared, logistic or softmax."
         )
-    y = np.where(y == 1, 1.0, -1.0) if settings["loss"] == "logistic" else np.asarray(y, dtype=float).ravel()
+    outputs = settings["widths"][-1] if settings["widths"][-1] > 1 else None
+    y = np.where(y == 1, 1.0, -1.0) if loss == "logistic" else np.asarray(y, dtype=float)
     name, _, slope = settings["activations"][0].partition("(")
     prepared = Prepared(
-        np.hstack([X, np.ones((len(X), 1))]), y, settings["loss"], "column",
-        f"the training data of the run {run.name} as its network sees them; a column of ones appended",
+        np.hstack([X, np.ones((len(X), 1))]), y if outputs and loss == "squared" else y.ravel(), loss, "column",
+        f"the training data of the run {run.name} as its network sees them; a column of ones appended", outputs,
     )  # fmt: skip
     problem = make_problem(
         prepared, weight_decay=settings["weight_decay"] if weight_decay is None else weight_decay, relative=relative,
         activation=name, slope=float(slope.rstrip(")")) if slope else SLOPE, seed=seed,
     )  # fmt: skip
+    if isinstance(problem, OutputsProblem):
+        return problem, network_outputs_incumbent(problem, loaded.module)
     return problem, network_incumbent(problem, loaded.module)
 
 
 def make_problem(
     prepared: Prepared, *, weight_decay: float | None, relative: bool, activation: str = "relu", slope: float = SLOPE,
     seed: int = 0,
-) -> TwoLayerProblem:  # fmt: skip
+) -> TwoLayerProblem | OutputsProblem:  # fmt: skip
     """A training problem, its weight decay absolute or a share of the one above which the zero network is optimal.
 
     Raises
@@ -164,16 +181,22 @@ def make_problem(
     UsageError
         If there is no weight decay, or no bound is known for the problem.
     """
-    from ..certificates import TwoLayerProblem, largest_weight_decay
+    from ..certificates import OutputsProblem, TwoLayerProblem, largest_outputs_weight_decay, largest_weight_decay
 
     if weight_decay is None:
         raise UsageError("no weight decay is given: --weight-decay X, or with --relative a share, such as 0.3.")
-    problem = TwoLayerProblem(
-        prepared.X, prepared.y, prepared.loss, weight_decay, activation, slope, prepared.bias, prepared.words
-    )
+    further = weight_decay, activation, slope, prepared.bias, prepared.words
+    problem: TwoLayerProblem | OutputsProblem
+    if prepared.outputs is None:
+        problem = TwoLayerProblem(prepared.X, prepared.y, prepared.loss, *further)
+    else:
+        problem = OutputsProblem(prepared.X, prepared.y, prepared.loss, prepared.outputs, *further)
     if not relative:
         return problem
-    most = largest_weight_decay(problem, random_state=seed)
+    if isinstance(problem, OutputsProblem):
+        most = largest_outputs_weight_decay(problem, random_state=seed)
+    else:
+        most = largest_weight_decay(problem, random_state=seed)
     words = f"{prepared.words}; weight decay {weight_decay:g} times {most:.6g}, from where on zero is best (estimated)"
     return replace(problem, weight_decay=weight_decay * most, preparation=words)
 
