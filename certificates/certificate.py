@@ -175,7 +175,8 @@ def _text(made: Mapping[str, Any]) -> str:
 
 def _rounded_up(problem: TwoLayerProblem | OutputsProblem, incumbent: Incumbent) -> float:
     """The objective of the incumbent or a little more, in exact arithmetic where that does not take long."""
-    if (incumbent.weights.size + incumbent.outputs.size) * len(problem.X) > MOST_NETWORK_PRODUCTS:
+    numbers = incumbent.weights.size + (incumbent.outputs.size if isinstance(problem, OutputsProblem) else 0)
+    if numbers * len(problem.X) > MOST_NETWORK_PRODUCTS:
         return incumbent.objective * (1 + ROUNDING)
     statement = {
         "activation": problem.activation, "slope": problem.slope, "loss": problem.loss,

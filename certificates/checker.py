@@ -113,7 +113,7 @@ MOST_BYTES = 2**26
 """Of a file, and of an array in a file of data."""
 MOST_PRODUCTS = 100_000_000
 """Of integers, to prove a bound. Their size is bounded because that of floats is."""
-MOST_OUTPUTS_PRODUCTS = 1_000_000_000
+MOST_OUTPUTS_PRODUCTS = 500_000_000
 """The same, for several outputs."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""

@@ -69,7 +69,7 @@ def train_outputs(problem: OutputsProblem, *, seconds: float = 30.0, random_stat
     began = time.perf_counter()
     neurons = _random(problem, random_state, separate=False)
     none = np.zeros((0, problem.X.shape[1])), np.zeros((0, problem.outputs))
-    best, dual = make_outputs_incumbent(problem, *none), -np.inf
+    best, dual, gap = make_outputs_incumbent(problem, *none), -np.inf, 1.0
     for round_number in range(MOST_ROUNDS):
         neurons = _balanced(_descend(problem, neurons, began + seconds))
         found = make_outputs_incumbent(problem, neurons.weights, neurons.outputs)
@@ -116,28 +116,34 @@ def network_outputs_incumbent(problem: OutputsProblem, network: nn.Module) -> In
 
 def train_separate(problem: OutputsProblem, *, seconds: float, random_state: int = 0) -> tuple[Neurons, float]:
     """Neurons that feed one output each, trained with the penalty above, and their objective."""
-    began = time.perf_counter()
+    deadline = time.perf_counter() + seconds
     neurons = _random(problem, random_state, separate=True)
     for round_number in range(MOST_ROUNDS):
-        neurons = _balanced(_descend(problem, neurons, began + seconds))
-        Z, masses = problem.predictions(neurons.weights, neurons.outputs), neurons.masses(problem.outputs)
-        V, length = problem.negative_gradient(Z), float(np.linalg.norm(masses))
-        before, wide = len(neurons.groups), True
-        for k in range(problem.outputs):
-            decay = problem.weight_decay * float(masses[k]) / max(length, 1e-300)
-            one = problem.column(problem.targets[:, k], problem.weight_decay)
-            starts = neurons.weights[neurons.groups == k]
-            wanted = worst_neurons(one, V[:, k], random_state=random_state + round_number, starts=starts,
-                                   count=COLUMN_STARTS).distinct(NEW_NEURONS // 3)  # fmt: skip
-            kept = wanted.values > decay * (1 + CLOSE)
-            outputs = np.zeros((int(kept.sum()), problem.outputs))
-            outputs[:, k] = wanted.signs[kept]
-            neurons = _with(neurons, wanted.directions[kept], outputs, np.full(len(outputs), k))
-            wide = time.perf_counter() - began < seconds
-        if len(neurons.groups) == before or not wide:
+        neurons = _balanced(_descend(problem, neurons, deadline))
+        if time.perf_counter() > deadline:
             break
-    neurons = neurons.chosen(np.arange(before))
-    return neurons, problem.loss_value(Z) + problem.weight_decay * length
+        more = _wanted(problem, neurons, random_state + round_number)
+        if len(more.groups) == len(neurons.groups):
+            break
+        neurons = more
+    length = float(np.linalg.norm(neurons.masses(problem.outputs)))
+    loss = problem.loss_value(problem.predictions(neurons.weights, neurons.outputs))
+    return neurons, loss + problem.weight_decay * length
+
+
+def _wanted(problem: OutputsProblem, neurons: Neurons, random_state: int) -> Neurons:
+    """The neurons, and small ones that the residual wants."""
+    V = problem.negative_gradient(problem.predictions(neurons.weights, neurons.outputs))
+    masses, more = neurons.masses(problem.outputs), neurons
+    for k in range(problem.outputs):
+        one = problem.column(problem.targets[:, k], problem.weight_decay)
+        found = worst_neurons(one, V[:, k], random_state=random_state, starts=neurons.weights[neurons.groups == k],
+                              count=COLUMN_STARTS).distinct(NEW_NEURONS // 3)  # fmt: skip
+        price = problem.weight_decay * float(masses[k]) / max(float(np.linalg.norm(masses)), 1e-300)
+        kept = found.values > price * (1 + CLOSE)
+        outputs = np.outer(found.signs[kept], np.eye(problem.outputs)[k])
+        more = _with(more, found.directions[kept], outputs, np.full(len(outputs), k))
+    return more
 
 
 def _random(problem: OutputsProblem, random_state: int, *, separate: bool) -> Neurons:
