@@ -6,6 +6,9 @@ from .deep_incumbent import DeepIncumbent, train_deep
 from .deep_problem import DeepProblem
 from .incumbent import Incumbent, train_incumbent
 from .lipschitz_search import certify_deep
+from .outputs_incumbent import train_outputs
+from .outputs_problem import OutputsProblem
+from .outputs_support import largest_outputs_weight_decay
 from .problem import TwoLayerProblem, prepare
 from .search import certify
 from .support import largest_weight_decay
@@ -18,12 +21,15 @@ __all__ = [
     "DeepProblem",
     "Incumbent",
     "NotACertificate",
+    "OutputsProblem",
     "TwoLayerProblem",
     "certify",
     "certify_deep",
     "check",
+    "largest_outputs_weight_decay",
     "largest_weight_decay",
     "prepare",
     "train_deep",
     "train_incumbent",
+    "train_outputs",
 ]

@@ -19,6 +19,7 @@ from .checker import (
     FORMAT,
     MOST_BYTES,
     MOST_NETWORK_PRODUCTS,
+    MOST_OUTPUTS_PRODUCTS,
     MOST_PRODUCTS,
     Bound,
     NotACertificate,
@@ -28,6 +29,7 @@ from .checker import (
     objective,
 )
 from .incumbent import Incumbent
+from .outputs_problem import OutputsProblem
 from .problem import TwoLayerProblem
 
 HEX_BYTES = 24
@@ -96,7 +98,7 @@ class Certificate:
 
 
 def make_certificate(
-    problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None, seconds: float
+    problem: TwoLayerProblem | OutputsProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None, seconds: float
 ) -> Certificate:
     """A certificate of what the evidence proves.
 
@@ -135,7 +137,7 @@ def prove(made: dict[str, Any], seconds: float) -> Certificate:
     return Certificate(text, bound, seconds)
 
 
-def require_checkable(problem: TwoLayerProblem) -> None:
+def require_checkable(problem: TwoLayerProblem | OutputsProblem) -> None:
     """Refuse a problem that the checker would not take, before anything is searched for.
 
     Raises
@@ -144,20 +146,26 @@ def require_checkable(problem: TwoLayerProblem) -> None:
         Saying what is too large, and the remedy.
     """
     samples, features = problem.X.shape
-    products = samples * features * (features + 3)
-    if products > MOST_PRODUCTS or HEX_BYTES * samples * features > MOST_BYTES:
+    products, most, numbers = samples * features * (features + 3), MOST_PRODUCTS, samples * features
+    if isinstance(problem, OutputsProblem):
+        products, most = problem.outputs * products, MOST_OUTPUTS_PRODUCTS
+        # Each output has two signs, with a quadratic and a linear coefficient for each sample.
+        numbers += 5 * problem.outputs * samples
+    if products > most or HEX_BYTES * numbers > MOST_BYTES:
         raise UsageError(
             f"{samples} samples of {features} features are more than the exact checker takes ({products:,} products, "
-            f"at most {MOST_PRODUCTS:,}); take fewer samples (--samples) or principal components (--components)."
+            f"at most {most:,}); take fewer samples (--samples) or principal components (--components)."
         )
 
 
 def _content(
-    problem: TwoLayerProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None
+    problem: TwoLayerProblem | OutputsProblem, evidence: Mapping[str, Any], incumbent: Incumbent | None
 ) -> dict[str, Any]:
     X, y = problem.X.tolist(), problem.y.tolist()
     statement = {
-        "network": "two_layer", "activation": problem.activation,
+        **({"network": "two_layer_outputs", "outputs": problem.outputs}
+           if isinstance(problem, OutputsProblem) else {"network": "two_layer"}),
+        "activation": problem.activation,
         **({"slope": float(problem.slope).hex()} if problem.activation == "leaky_relu" else {}),
         "loss": problem.loss, "weight_decay": float(problem.weight_decay).hex(), "bias": problem.bias,
         "samples": len(y), "features": len(X[0]), "data_sha256": data_digest(X, y), "lower_bound": (0.0).hex(),
@@ -166,9 +174,9 @@ def _content(
     }  # fmt: skip
     network = None
     if incumbent is not None:
-        network = {"weights": hex_rows(incumbent.weights), "outputs": [float(a).hex() for a in incumbent.outputs]}
+        network = {"weights": hexes(incumbent.weights.tolist()), "outputs": hexes(incumbent.outputs.tolist())}
     return {
-        "format": FORMAT, "statement": statement, "data": {"X": hex_rows(problem.X), "y": [a.hex() for a in y]},
+        "format": FORMAT, "statement": statement, "data": {"X": hexes(X), "y": hexes(y)},
         "evidence": evidence, "network": network,
     }  # fmt: skip
 
@@ -177,19 +185,21 @@ def _text(made: Mapping[str, Any]) -> str:
     return json.dumps(made, allow_nan=False, separators=(",", ":"))
 
 
-def _rounded_up(problem: TwoLayerProblem, incumbent: Incumbent) -> float:
+def _rounded_up(problem: TwoLayerProblem | OutputsProblem, incumbent: Incumbent) -> float:
     """The objective of the incumbent or a little more, in exact arithmetic where that does not take long."""
-    if incumbent.weights.size * len(problem.X) > MOST_NETWORK_PRODUCTS:
+    numbers = incumbent.weights.size + (incumbent.outputs.size if isinstance(problem, OutputsProblem) else 0)
+    if numbers * len(problem.X) > MOST_NETWORK_PRODUCTS:
         return incumbent.objective * (1 + ROUNDING)
     statement = {
         "activation": problem.activation, "slope": problem.slope, "loss": problem.loss,
         "weight_decay": problem.weight_decay,
+        **({"outputs": problem.outputs} if isinstance(problem, OutputsProblem) else {}),
     }  # fmt: skip
     return objective(
         statement, problem.X.tolist(), problem.y.tolist(), incumbent.weights.tolist(), incumbent.outputs.tolist()
     )
 
 
-def hex_rows(rows: np.ndarray) -> list[list[str]]:
-    """A matrix as it stands in the file."""
-    return [[value.hex() for value in row] for row in rows.tolist()]
+def hexes(numbers: Any) -> Any:
+    """Numbers, however they are nested in lists, as the file has them."""
+    return [hexes(entry) for entry in numbers] if isinstance(numbers, list) else float(numbers).hex()

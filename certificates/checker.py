@@ -45,32 +45,47 @@ Proof
 5. Rounding. A and g are sums of integers over powers of two, without any error. The numbers r, l, gamma and e are
    rounded up, which can only make the bounds of steps 2 to 4 larger; t and D(t v) are rounded down.
 
+Several outputs
+---------------
+With K outputs f(x) = sum_j a_j phi(w_j'x), a_j in R^K, whose penalty is |a_j|^2. loss(Z) is sum_i |z_i - y_i|^2 / 2
+or, with class numbers y_i from 0 to K - 1, the softmax cross-entropy sum_i (log sum_k exp z_ik - z_{i, y_i}).
+
+6. Let D(V) = min_Z loss(Z) + <V, Z>, v_k the columns of V, and H_k at least |v_k'phi(X u)| for all |u| = 1, by steps 2
+   to 4 for each k. Let H^2 be at least the sum of the H_k^2. As Z = sum_j phi(X w_j) a_j',
+
+       |<V, Z>|  =  |sum_j a_j'V'phi(X w_j)|  <=  sum_j |a_j| |w_j| H  <=  H sum_j (|w_j|^2 + |a_j|^2) / 2,
+
+   so that the objective is at least D(t V) for t >= 0 with t H <= weight_decay, as in step 1. Squared loss: D(V) is the
+   sum of v_k'y_k - |v_k|^2 / 2. Softmax: row i of V is onehot(y_i) - P_i, where P_i is not negative and sums to 1, and
+   D(V) is the sum of the entropies of all P_i, since log sum_k exp z_k - P_i'z >= -sum_k P_ik log P_ik. Stored is P_ik
+   for the classes k other than y_i; the last one is what they leave of 1. t V, t in [0, 1], has t P_ik in their place.
+
 Proof for any depth
 -------------------
 The statement is about f(x) = W_L phi(W_{L-1} ... phi(W_1 x)), any widths, one output, and the penalty
 (weight_decay / 2) sum_l |W_l|^2 of Frobenius norms. phi acts on each entry, |phi(a) - phi(b)| <= |a - b|, phi(0) = 0:
 relu, leaky_relu, absolute_value and tanh. With free biases, phi(W_l h + b_l) and a last b_L, no bias is penalized.
 
-6. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
+7. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
    Without them f(0) = 0, and for the matrix H of the outputs of a layer |phi(H W')| <= |H W'| <= |H| |W|, where for the
    first one |X W_1'| <= |X|_2 |W_1|, |X|_2 the largest singular value of X. Hence
 
        |z_i - z_j| <= R |x_i - x_j|,   and without free biases   |z_i| <= R |x_i|,   |z| <= R |X|_2.
 
-7. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
-   together; with free biases r and s must not be there. By step 6, |v'z| <= R h with
+8. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
+   together; with free biases r and s must not be there. By step 7, |v'z| <= R h with
 
        h = sum_e |f_e| |x_i - x_j| + sum_i |r_i| |x_i| + |s| |X|_2.
 
    So loss(z) >= D(v) - v'z >= D(v) - R h. Whatever the amounts are, that holds. v is added up here, exactly.
 
-8. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
+9. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
    R >= 0 of m(R) + weight_decay (L/2) R^(2/L), where m(R) is the largest of 0 and all D(v) - R h. As L >= 2, the power
    is concave, and m is linear between its breakpoints: on each piece the least value is at an end. After the last
    breakpoint m is constant, and the sum increases. So it is enough to look at R = 0 and at the breakpoints, which are
    rational. (For L = 2 this solves a linear program.)
 
-9. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
+10. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
    file, with which `_peak` proves sigma^2 I - X'X (or, if it is smaller, sigma^2 I - X X') positive semidefinite.
 
 The file
@@ -78,19 +93,31 @@ The file
 One JSON object. Real numbers are texts as float.hex() writes them, indices are integers from 0; no key may be missing.
 
     format       "convexblocks certificate 1"
-    statement    network ("two_layer"), activation, slope (of leaky_relu alone), loss, weight_decay, bias ("column": the
-                 last column of X is constant; or "none"), samples, features, data_sha256 (see `data_digest`),
-                 lower_bound, incumbent (the objective of the best network known, or null), preparation (a text).
-                 With the network "deep" also depth (L), and bias may be "free": all layers have biases, not penalized
+    statement    network ("two_layer", or "two_layer_outputs" or "deep", see below), activation, slope (of leaky_relu
+                 alone), loss, weight_decay, bias ("column": the last column of X is constant; or "none"), samples,
+                 features, data_sha256 (see `data_digest`), lower_bound, incumbent (the objective of the best network
+                 known, or null), preparation (a text)
     data         X (a list for each sample) and y
     evidence     kind ("paired_moments"), v, and for the signs + and -, plus and minus: rho, quadratic and linear (one
                  for each datum), pairs, rows (null, or w_i or null for each datum). A pair has the keys of (the datum),
                  partners ([j, c_j] each), weight, quadratic and linear
-                 of a deep network: kind ("lipschitz"), spectral_norm (sigma, or null) and cuts. A cut has the keys
-                 edges ([i, j, f_e] for each), each (r, or null) and all (s, or null)
-    network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent;
-                 of a deep network, weights (a matrix (out, in) for each layer) and biases (a list for each layer, or
-                 null); with tanh, which is not rational, it must be null
+    network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent
+
+What is different for "two_layer_outputs":
+
+    statement    has the key outputs too, K; loss is "squared" or "softmax"
+    data         y has K numbers for each sample (squared), or its class number (softmax)
+    evidence     in place of v, plus and minus: columns, with plus and minus for each output, and v (squared), K numbers
+                 for each sample, or probabilities (softmax), the K - 1 numbers P_ik, k other than y_i, for each sample
+    network      outputs has K numbers for each neuron
+
+What is different for "deep":
+
+    statement    has the key depth too, L; activation may be "tanh", and bias "free": biases everywhere, not penalized
+    evidence     kind ("lipschitz"), spectral_norm (sigma, or null) and cuts. A cut has the keys edges ([i, j, f_e] for
+                 each), each (r, or null) and all (s, or null)
+    network      weights (a matrix (out, in) for each layer) and biases (a list for each layer, or null); with tanh,
+                 which is not rational, it must be null
 """
 
 from __future__ import annotations
@@ -117,11 +144,16 @@ from typing import Any, NamedTuple
 FORMAT = "convexblocks certificate 1"
 ACTIVATIONS = ("relu", "leaky_relu", "absolute_value")
 DEEP_ACTIVATIONS = (*ACTIVATIONS, "tanh")
-LOSSES = ("squared", "logistic")
+LOSSES = {
+    "two_layer": ("squared", "logistic"), "two_layer_outputs": ("squared", "softmax"), "deep": ("squared", "logistic"),
+}  # fmt: skip
+"""Of every network."""
 MOST_BYTES = 2**26
 """Of a file, and of an array in a file of data."""
 MOST_PRODUCTS = 100_000_000
 """Of integers, to prove a bound. Their size is bounded because that of floats is."""
+MOST_OUTPUTS_PRODUCTS = 500_000_000
+"""The same, for several outputs."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""
 MOST_CUTS = 64
@@ -227,11 +259,17 @@ class _Layers(NamedTuple):
 class _Certificate(NamedTuple):
     statement: dict[str, Any]
     X: list[list[float]]
-    y: list[float]
-    v: list[float]
+    y: list[Any]
+    """A number for each sample, or a list of them."""
+    v: Sequence[float | Fraction]
+    """Empty where there are several outputs."""
     sides: dict[int, _Side]
     """By sign, 1 and -1."""
-    network: tuple[list[list[float]], list[float]] | None
+    network: tuple[list[list[float]], list[Any]] | None
+    duals: list[list[float]] = []  # noqa: RUF012 (never written to)
+    """Of several outputs, a list for each sample: v or probabilities."""
+    columns: list[dict[int, _Side]] = []  # noqa: RUF012
+    """Of several outputs, the sides of each."""
     lipschitz: _Cuts | None = None
     """Of a deep network, which has neither v nor sides; its network is `layers`."""
     layers: _Layers | None = None
@@ -290,7 +328,7 @@ def check_text(text: str, data: Any = None) -> Bound:
             how = "a linear program" if certificate.statement["depth"] == 2 else "convex pieces plus a concave power"
             notes.append(f"least over the product R = |W_1| ... |W_L| ({how}), at R about {_float_below(R):.6g}")
         else:
-            value = _dual_value(certificate, max(_support_bound(certificate, sign) for sign in (1, -1)))
+            value = _outputs_value(certificate) if certificate.columns else _one_output_value(certificate)
         lower_bound = max(0.0, _float_below(value))
         notes.append(_check_incumbent(certificate, lower_bound))
         _check_claim(certificate, lower_bound)
@@ -301,26 +339,27 @@ def check_text(text: str, data: Any = None) -> Bound:
     return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds)
 
 
-def data_digest(X: Iterable[Iterable[float]], y: Iterable[float]) -> str:
-    """The `data_sha256` of a statement: a line for each sample, its features and its target in hexadecimal."""
-    lines = (",".join(float(number).hex() for number in (*row, target)) for row, target in zip(X, y, strict=True))
+def data_digest(X: Iterable[Iterable[float]], y: Iterable[Any]) -> str:
+    """The `data_sha256` of a statement: a line for each sample, its features and its targets in hexadecimal."""
+    rows = ((*row, *_several(target)) for row, target in zip(X, y, strict=True))
+    lines = (",".join(float(number).hex() for number in row) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def objective(
-    statement: Mapping[str, Any], X: Matrix, y: Sequence[float], weights: Matrix, outputs: Sequence[float]
+    statement: Mapping[str, Any], X: Matrix, y: Sequence[Any], weights: Matrix, outputs: Sequence[Any]
 ) -> float:
     """The training objective of a network, rounded up: a float that is proved to be no less.
 
     Parameters
     ----------
     statement : mapping
-        `activation`, `slope` (leaky_relu alone), `loss` and `weight_decay`, as in a certificate but real numbers as
-        floats.
+        `activation`, `slope` (leaky_relu alone), `loss`, `weight_decay` and, where there are several, `outputs`, as in
+        a certificate but real numbers as floats.
     X, y : sequences of floats
-        Features (n, d) and targets (n,).
+        Features (n, d) and targets (n,), or (n, K) for the squared loss of several outputs.
     weights, outputs : sequences of floats
-        Hidden weights (m, d), a row for each neuron, and output weights (m,).
+        Hidden weights (m, d), a row for each neuron, and output weights (m,), or (m, K) for several outputs.
 
     Examples
     --------
@@ -330,16 +369,22 @@ def objective(
     q = _slope_below_zero(statement)
     samples, bits = _integer_rows(X)
     neurons, neuron_bits = _integer_rows(weights)
-    gains = [Fraction(float(output)) for output in outputs]
-    factors, factor_bits = _integers([*gains, *(q * gain for gain in gains)])
-    above, below = factors[: len(gains)], factors[len(gains) :]
-    squares = _dot(outputs, outputs) + sum(_dot(neuron, neuron) for neuron in weights)
+    K, width = statement.get("outputs", 1), len(weights)
+    columns = [[_several(output)[k] for output in outputs] for k in range(K)]
+    gains = [[Fraction(float(output)) for output in column] for column in columns]
+    factors, factor_bits = _integers([part * gain for column in gains for part in (1, q) for gain in column])
+    # A slice for each output and each side of zero.
+    parts = [factors[place * width : (place + 1) * width] for place in range(2 * K)]
+    squares = sum((_dot(row, row) for row in (*columns, *weights)), Fraction())
     total = Fraction(statement["weight_decay"]) / 2 * squares
+    unit = Fraction(1, 1 << (bits + neuron_bits + factor_bits))
     for sample, target in zip(samples, y, strict=True):
         inner = [sum(map(mul, sample, neuron)) for neuron in neurons]
-        z = sum(s * (a if s >= 0 else b) for s, a, b in zip(inner, above, below, strict=True))
-        z_exact = Fraction(z, 1 << (bits + neuron_bits + factor_bits))
-        total += _loss_above(statement["loss"], z_exact, Fraction(float(target)))
+        z = [
+            unit * sum(s * (a if s >= 0 else b) for s, a, b in zip(inner, above, below, strict=True))
+            for above, below in zip(parts[::2], parts[1::2], strict=True)
+        ]
+        total += _loss_above(statement["loss"], z, [Fraction(float(number)) for number in _several(target)])
     return _float_above(total)
 
 
@@ -384,7 +429,7 @@ def deep_objective(
     squares = sum((_dot(row, row) for matrix in weights for row in matrix), Fraction())
     total = Fraction(statement["weight_decay"]) / 2 * squares
     for (z,), target in zip(hidden, y, strict=True):
-        total += _loss_above(statement["loss"], Fraction(z, 1 << bits), Fraction(float(target)))
+        total += _loss_above(statement["loss"], [Fraction(z, 1 << bits)], [Fraction(float(target))])
     return _float_above(total)
 
 
@@ -395,6 +440,7 @@ def describe(bound: Bound) -> str:
     statement = bound.statement
     features, decay = statement["features"], repr(statement["weight_decay"])
     loss, phi = _formulas(statement)
+    outputs = statement.get("outputs")
     bias = {
         "column": "the last feature is a constant, its weights are the biases and are penalized as all others are",
         "none": "none in the hidden layer",
@@ -403,13 +449,16 @@ def describe(bound: Bound) -> str:
     return "\n".join([
         "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
         "",
-        f"For every width m, all hidden weights w_1, ..., w_m in R^{features}, all output weights a_1, ..., a_m in R,",
+        f"For every width m, all hidden weights w_1, ..., w_m in R^{features}, all output weights a_1, ..., a_m in "
+        f"R{'' if outputs is None else f'^{outputs}'},",
         "",
-        f"    sum_i {loss} + ({decay} / 2) sum_j (|w_j|^2 + a_j^2)  >=  {lower_bound},",
+        f"    sum_i {loss} + ({decay} / 2) sum_j (|w_j|^2 + "
+        f"{'a_j^2' if outputs is None else '|a_j|^2'})  >=  {lower_bound},",
         "",
         f"    f(x) = sum_j a_j phi(w_j'x),    phi(z) = {phi}",
         "",
-        f"network      two layers, activation {statement['activation']}, one output without a bias",
+        f"network      two layers, activation {statement['activation']}, "
+        f"{'one output' if outputs is None else f'{outputs} outputs'} without a bias",
         f"bias         {bias[statement['bias']]}",
         f"loss         {statement['loss']}, a sum over the samples, not a mean",
         f"penalty      weight_decay / 2 times the sum of squares of all weights; weight_decay is {decay}",
@@ -453,7 +502,10 @@ def _describe_deep(bound: Bound) -> str:
 
 def _formulas(statement: Mapping[str, Any]) -> tuple[str, str]:
     """The loss of a sample and the activation."""
-    loss = {"squared": "(f(x_i) - y_i)^2 / 2", "logistic": "log(1 + exp(-y_i f(x_i)))"}
+    loss = {
+        "squared": "|f(x_i) - y_i|^2 / 2" if "outputs" in statement else "(f(x_i) - y_i)^2 / 2",
+        "logistic": "log(1 + exp(-y_i f(x_i)))", "softmax": "(log sum_k exp f(x_i)_k - f(x_i)_{y_i})",
+    }  # fmt: skip
     phi = {
         "relu": "max(z, 0)", "leaky_relu": f"max(z, {statement.get('slope')!r} z)", "absolute_value": "|z|",
         "tanh": "tanh(z)",
@@ -463,7 +515,7 @@ def _formulas(statement: Mapping[str, Any]) -> tuple[str, str]:
 
 def _outcome(bound: Bound) -> list[str]:
     """The lines on data, bound and incumbent."""
-    statement = bound.statement
+    statement, outputs = bound.statement, bound.statement.get("outputs")
     incumbent, gap = "not stated", "unknown"
     if bound.incumbent is not None and bound.gap_percent is not None:
         incumbent = _decimal(bound.incumbent, ROUND_CEILING)
@@ -476,6 +528,10 @@ def _outcome(bound: Bound) -> list[str]:
         f"lower bound  {_decimal(bound.lower_bound, ROUND_FLOOR)}, proved here from the evidence in the file",
         f"incumbent    {incumbent}",
         f"gap          {gap}",
+        *([] if outputs is None else [
+            "outputs      bounded one by one; where they want the same neurons, that loses at worst as much as a "
+            f"weight decay over {outputs}^(1/2)"
+        ]),
         *(f"note         {note}" for note in bound.notes),
         f"time         {bound.seconds:.2f} s",
     ]
@@ -516,29 +572,43 @@ def _check_data(certificate: _Certificate, data: Any) -> str:
         for i, label in enumerate(y):
             if abs(label) != 1:
                 raise _Rejected(f"the logistic loss needs labels +1 and -1, and y[{i}] is {label!r}")
+    if statement["loss"] == "softmax":
+        for i, label in enumerate(y):
+            if label not in range(statement["outputs"]):
+                raise _Rejected(
+                    f"the softmax loss needs class numbers 0 to {statement['outputs'] - 1}, and y[{i}] is {label!r}"
+                )
     constant = X[0][-1]
     if statement["bias"] == "column" and (constant == 0 or any(row[-1] != constant for row in X)):
         raise _Rejected("the last feature stands for the biases; it must be a constant other than 0, and is not")
     return "no copy of the data was given to compare with" if data is None else "the data are those that were given"
 
 
-def _compare(X: list[list[float]], y: list[float], data: Any) -> None:
+def _compare(X: list[list[float]], y: list[Any], data: Any) -> None:
+    several = isinstance(y[0], list)
     try:
         rows, targets = data
-        rows, targets = [[_number(entry) for entry in row] for row in rows], [_number(entry) for entry in targets]
+        rows, targets = [[_number(entry) for entry in row] for row in rows], list(targets)
+        targets = [[_number(entry) for entry in (target if several else [target])] for target in targets]
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"the data to compare with must be X, rows of numbers, and y, numbers: {error}") from None
     widths = {len(row) for row in rows}
-    if (len(rows), widths, len(targets)) != (len(X), {len(X[0])}, len(y)):
+    wanted = [_several(target) for target in y]
+    if (len(rows), widths, [*map(len, targets)]) != (len(X), {len(X[0])}, [*map(len, wanted)]):
         raise _Rejected(
             f"the data to compare with are {len(rows)} rows of {sorted(widths)} numbers and {len(targets)} targets, "
             f"those in the file {len(X)} rows of {len(X[0])} numbers"
         )
     for i, (ours, theirs) in enumerate(zip(X, rows, strict=True)):
-        for k, (number, other) in enumerate(zip([*ours, y[i]], [*theirs, targets[i]], strict=True)):
+        for k, (number, other) in enumerate(zip([*ours, *wanted[i]], [*theirs, *targets[i]], strict=True)):
             if number != other:
-                place = f"X[{i}][{k}]" if k < len(ours) else f"y[{i}]"
+                place = f"X[{i}][{k}]" if k < len(ours) else f"y[{i}]" + f"[{k - len(ours)}]" * several
                 raise _Rejected(f"{place} is {number!r} in the file and {other!r} in the data to compare with")
+
+
+def _several(target: Any) -> Sequence[float]:
+    """The numbers of a target or an output weight: one, or one for each output."""
+    return tuple(target) if isinstance(target, Iterable) else (target,)
 
 
 def _number(value: Any) -> float:
@@ -580,15 +650,15 @@ def _network_objective(certificate: _Certificate) -> float:
 
 
 def _network_products(certificate: _Certificate) -> int:
-    """About how many products the objective of the network takes; the integers grow from layer to layer."""
+    """About how many products the objective of the network takes."""
     n, network, layers = len(certificate.X), certificate.network, certificate.layers
     if layers is not None:
         return deep_products(n, [len(matrix) * len(matrix[0]) for matrix in layers.weights])
-    return len(network[1]) * n * len(certificate.X[0]) if network is not None else 0
+    return len(network[1]) * n * (len(certificate.X[0]) + len(certificate.columns)) if network is not None else 0
 
 
 def deep_products(samples: int, sizes: Iterable[int]) -> int:
-    """About how many products `deep_objective` takes, with so many entries in each matrix."""
+    """About how many products `deep_objective` takes, with so many entries in each matrix; the integers grow."""
     return samples * sum(place * size for place, size in enumerate(sizes, 1))
 
 
@@ -603,20 +673,66 @@ def _check_claim(certificate: _Certificate, lower_bound: float) -> None:
 # ------------------------------------------------------------------------------------ the proof
 
 
+def _one_output_value(certificate: _Certificate) -> Fraction:
+    """What the evidence proves for one output: steps 1 to 5."""
+    return _dual_value(certificate, max(_support_bound(certificate, sign) for sign in (1, -1)))
+
+
+def _outputs_value(certificate: _Certificate) -> Fraction:
+    """What the evidence proves for several outputs: step 6."""
+    V = _dual_rows(certificate)
+    squares = Fraction()
+    for k, (v, sides) in enumerate(zip(zip(*V, strict=True), certificate.columns, strict=True)):
+        try:
+            one = certificate._replace(v=v, sides=sides)
+            squares += max(_support_bound(one, sign) for sign in (1, -1)) ** 2
+        except _Rejected as rejection:
+            raise _Rejected(f"evidence.columns[{k}]: {rejection}") from None
+    H = _root_above(squares)
+    decay = Fraction(certificate.statement["weight_decay"])
+    if certificate.statement["loss"] == "squared":
+        slope, curvature = (sum(map(_dot, V, other), Fraction()) for other in (certificate.y, V))
+        return _concave_value(slope, curvature, H, decay)
+    t = _below(min(Fraction(1), decay / H)) if H > 0 else Fraction(1)
+    scaled = ([t * Fraction(p) for p in probabilities] for probabilities in certificate.duals)
+    return sum((_entropy_below(*probabilities) for probabilities in scaled), Fraction())
+
+
+def _dual_rows(certificate: _Certificate) -> list[list[Fraction]]:
+    """V of step 6, a list for each sample."""
+    rows = [[Fraction(number) for number in row] for row in certificate.duals]
+    if certificate.statement["loss"] == "squared":
+        return rows
+    V = []
+    for i, (probabilities, label) in enumerate(zip(rows, certificate.y, strict=True)):
+        left = sum(probabilities, Fraction())
+        if any(p < 0 for p in probabilities) or left > 1:
+            raise _Rejected(f"evidence.probabilities[{i}] must hold no number below 0 and sum to 1 or less")
+        row = [-p for p in probabilities]
+        # What onehot - P is at the class itself.
+        row.insert(int(label), left)
+        V.append(row)
+    return V
+
+
 def _dual_value(certificate: _Certificate, H: Fraction) -> Fraction:
     """D(t v) of step 1, with the best t for the squared loss and min(1, weight_decay / H) for the logistic loss."""
     y, v, decay = certificate.y, certificate.v, Fraction(certificate.statement["weight_decay"])
     if certificate.statement["loss"] == "squared":
-        slope, curvature = _dot(v, y), _dot(v, v)
-        limits = ([decay / H] if H > 0 else []) + ([slope / curvature] if curvature > 0 else [])
-        t = _below(max(Fraction(), min(limits, default=Fraction())))
-        return t * slope - t * t * curvature / 2
+        return _concave_value(_dot(v, y), _dot(v, v), H, decay)
     t = _below(min(Fraction(1), decay / H)) if H > 0 else Fraction(1)
     probabilities = [Fraction(label) * Fraction(value) for label, value in zip(y, v, strict=True)]
     for i, p in enumerate(probabilities):
         if not 0 <= p <= 1:
             raise _Rejected(f"the logistic loss needs y v in [0, 1]; y[{i}] v[{i}] is {float(p)!r}")
     return sum((_entropy_below(t * p) for p in probabilities), Fraction())
+
+
+def _concave_value(slope: Fraction, curvature: Fraction, H: Fraction, decay: Fraction) -> Fraction:
+    """The value of slope t - curvature t^2 / 2 at its best t >= 0 with t H <= decay, t rounded down."""
+    limits = ([decay / H] if H > 0 else []) + ([slope / curvature] if curvature > 0 else [])
+    t = _below(max(Fraction(), min(limits, default=Fraction())))
+    return t * slope - t * t * curvature / 2
 
 
 def _support_bound(certificate: _Certificate, sign: int) -> Fraction:
@@ -839,9 +955,9 @@ def _integer_rows(rows: Matrix) -> tuple[list[list[int]], int]:
     return [[next(entries) for _ in row] for row in rows], bits
 
 
-def _dot(left: Sequence[float], right: Sequence[float]) -> Fraction:
+def _dot(left: Sequence[float | Fraction], right: Sequence[float | Fraction]) -> Fraction:
     """The inner product, exactly."""
-    return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)), Fraction())
+    return sum((Fraction(a) * Fraction(b) for a, b in zip(left, right, strict=True)), Fraction())
 
 
 def _norm(row: list[int], bits: int) -> Fraction:
@@ -849,6 +965,12 @@ def _norm(row: list[int], bits: int) -> Fraction:
     square = sum(map(mul, row, row)) << 2 * PRECISION
     root = math.isqrt(square)
     return Fraction(root if root * root == square else root + 1, 1 << (bits + PRECISION))
+
+
+def _root_above(value: Fraction) -> Fraction:
+    """At least the root of a number that is not negative."""
+    bits = PRECISION - _size(value) // 2
+    return (math.isqrt(_floor(value, 2 * bits)) + 1) * Fraction(2) ** -bits
 
 
 def _size(value: Fraction) -> int:
@@ -943,16 +1065,25 @@ def _exp_above(s: Fraction) -> Fraction:
     return Fraction(1 << PRECISION, series << k)
 
 
-def _entropy_below(p: Fraction) -> Fraction:
-    """At most -p log p - (1 - p) log(1 - p), p in [0, 1]."""
-    return _below(-sum((x * _log_bounds(x)[1] for x in (p, 1 - p) if x > 0), Fraction()))
+def _entropy_below(*shares: Fraction) -> Fraction:
+    """At most the sum of -p log p over shares p in [0, 1], whose sum is at most 1, and what they leave of 1."""
+    every = (*shares, 1 - sum(shares, Fraction()))
+    return _below(-sum((x * _log_bounds(x)[1] for x in every if x > 0), Fraction()))
 
 
-def _loss_above(loss: str, z: Fraction, y: Fraction) -> Fraction:
-    """At least the loss of one sample; log(1 + exp(-s)) = max(-s, 0) + log(1 + exp(-|s|))."""
+def _loss_above(loss: str, z: list[Fraction], y: list[Fraction]) -> Fraction:
+    """At least the loss of one sample.
+
+    log(1 + exp(-s)) = max(-s, 0) + log(1 + exp(-|s|)); log sum_k exp z_k = M + log sum_k exp(z_k - M), M = max_k z_k.
+    """
     if loss == "squared":
-        return (z - y) ** 2 / 2
-    return max(-y * z, Fraction()) + _log_bounds(1 + _exp_above(abs(y * z)))[1]
+        return sum(((a - b) ** 2 for a, b in zip(z, y, strict=True)), Fraction()) / 2
+    if loss == "logistic":
+        s = y[0] * z[0]
+        return max(-s, Fraction()) + _log_bounds(1 + _exp_above(abs(s)))[1]
+    largest = max(z)
+    others = sum((_exp_above(largest - entry) for entry in z), Fraction())
+    return largest - z[int(y[0])] + _log_bounds(others)[1]
 
 
 def _decimal(value: float, rounding: str) -> str:
@@ -969,24 +1100,53 @@ def _read(text: str) -> _Certificate:
     statement = _read_statement(root["statement"])
     n, d = statement["samples"], statement["features"]
     data = _object(root["data"], "X y", "data")
-    X, y = _matrix(data["X"], n, d, "data.X"), _reals(data["y"], n, "data.y")
+    X = _matrix(data["X"], n, d, "data.X")
+    if statement["network"] == "two_layer_outputs":
+        return _read_outputs(root, statement, X, data["y"])
+    y = _reals(data["y"], n, "data.y")
     if statement["network"] == "deep":
-        cuts = _read_cuts(root["evidence"], n)
+        cuts, layers = _read_cuts(root["evidence"], n), _read_layers(root["network"], statement)
         _limit("products of integers", _cut_products(cuts, statement), MOST_PRODUCTS)
-        return _Certificate(statement, X, y, [], {}, None, cuts, _read_layers(root["network"], statement))
+        return _Certificate(statement, X, y, [], {}, None, lipschitz=cuts, layers=layers)
     evidence = _object(root["evidence"], "kind v plus minus", "evidence")
     _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
     v = _reals(evidence["v"], n, "evidence.v")
-    sides = {sign: _read_side(evidence[name], n, d, f"evidence.{name}") for sign, name in ((1, "plus"), (-1, "minus"))}
+    sides = _read_sides(evidence, n, d, "evidence")
     _limit("products of integers", sum(_products(side, n, d) for side in sides.values()), MOST_PRODUCTS)
-    network = root["network"]
-    if network is not None:
-        if statement["incumbent"] is None:
-            raise NotACertificate("statement.incumbent is null, so network must be null too")
-        network = _object(network, "weights outputs", "network")
-        outputs = _reals(network["outputs"], None, "network.outputs")
-        network = _matrix(network["weights"], len(outputs), d, "network.weights"), outputs
-    return _Certificate(statement, X, y, v, sides, network)
+    return _Certificate(statement, X, y, v, sides, _read_network(root["network"], statement))
+
+
+def _read_outputs(root: dict[str, Any], statement: dict[str, Any], X: list[list[float]], y: Any) -> _Certificate:
+    """The rest of a certificate for several outputs."""
+    n, d, K = len(X), len(X[0]), statement["outputs"]
+    squared = statement["loss"] == "squared"
+    name, width = ("v", K) if squared else ("probabilities", K - 1)
+    evidence = _object(root["evidence"], f"kind {name} columns", "evidence")
+    _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
+    duals = _matrix(evidence[name], n, width, f"evidence.{name}")
+    columns = []
+    for k, column in enumerate(_list(evidence["columns"], K, "evidence.columns")):
+        where = f"evidence.columns[{k}]"
+        columns.append(_read_sides(_object(column, "plus minus", where), n, d, where))
+    products = sum(_products(side, n, d) for sides in columns for side in sides.values())
+    _limit("products of integers", products, MOST_OUTPUTS_PRODUCTS)
+    targets: list[Any] = _matrix(y, n, K, "data.y") if squared else _reals(y, n, "data.y")
+    network = _read_network(root["network"], statement)
+    return _Certificate(statement, X, targets, [], {}, network, duals, columns)
+
+
+def _read_network(value: Any, statement: dict[str, Any]) -> tuple[list[list[float]], list[Any]] | None:
+    if value is None:
+        return None
+    if statement["incumbent"] is None:
+        raise NotACertificate("statement.incumbent is null, so network must be null too")
+    network = _object(value, "weights outputs", "network")
+    outputs: list[Any] = _list(network["outputs"], None, "network.outputs")
+    if statement["network"] == "two_layer_outputs":
+        outputs = _matrix(outputs, len(outputs), statement["outputs"], "network.outputs")
+    else:
+        outputs = _reals(outputs, None, "network.outputs")
+    return _matrix(network["weights"], len(outputs), statement["features"], "network.weights"), outputs
 
 
 def _parse(text: str) -> Any:
@@ -1002,25 +1162,26 @@ def _parse(text: str) -> Any:
 
 def _read_statement(value: Any) -> dict[str, Any]:
     keys = "network activation loss weight_decay bias samples features data_sha256 lower_bound incumbent preparation"
-    reals = ["weight_decay", "lower_bound"]
-    if isinstance(value, dict) and value.get("activation") == "leaky_relu":
-        keys += " slope"
-        reals.append("slope")
-    deep = isinstance(value, dict) and value.get("network") == "deep"
-    if deep:
-        keys += " depth"
+    reals, deep, several = ["weight_decay", "lower_bound"], False, False
+    if isinstance(value, dict):
+        deep, several = (value.get("network") == name for name in ("deep", "two_layer_outputs"))
+        keys += " depth" * deep + " outputs" * several
+        if value.get("activation") == "leaky_relu":
+            keys += " slope"
+            reals.append("slope")
     statement = dict(_object(value, keys, "statement"))
     if statement["incumbent"] is not None:
         reals.append("incumbent")
+    _choice(statement["network"], tuple(LOSSES), "statement.network")
     words = {
-        "network": ("two_layer", "deep"), "activation": DEEP_ACTIVATIONS if deep else ACTIVATIONS, "loss": LOSSES,
+        "activation": DEEP_ACTIVATIONS if deep else ACTIVATIONS, "loss": LOSSES[statement["network"]],
         "bias": ("column", "none", "free") if deep else ("column", "none"),
     }  # fmt: skip
     for key, options in words.items():
         _choice(statement[key], options, f"statement.{key}")
     if deep:
         _whole(statement["depth"], 2, MOST_LAYERS, "statement.depth")
-    for key in ("samples", "features"):
+    for key in ("samples", "features", *["outputs"] * several):
         _whole(statement[key], 1, MOST_BYTES, f"statement.{key}")
     for key in reals:
         statement[key] = _real(statement[key], f"statement.{key}")
@@ -1036,6 +1197,10 @@ def _read_statement(value: Any) -> dict[str, Any]:
         if not holds:
             raise _unexpected(f"statement.{key}", value[key], what)
     return statement
+
+
+def _read_sides(value: dict[str, Any], n: int, d: int, where: str) -> dict[int, _Side]:
+    return {sign: _read_side(value[name], n, d, f"{where}.{name}") for sign, name in ((1, "plus"), (-1, "minus"))}
 
 
 def _read_side(value: Any, n: int, d: int, where: str) -> _Side:

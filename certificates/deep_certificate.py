@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..formulations.errors import UsageError
-from .certificate import HEX_BYTES, ROUNDING, Certificate, hex_rows, prove
+from .certificate import HEX_BYTES, ROUNDING, Certificate, hexes, prove
 from .checker import (
     FORMAT,
     MOST_BYTES,
@@ -50,11 +50,11 @@ def make_deep_certificate(
     if incumbent is not None and problem.activation != "tanh":
         biases = incumbent.biases
         network = {
-            "weights": [hex_rows(matrix) for matrix in incumbent.weights],
+            "weights": [hexes(matrix.tolist()) for matrix in incumbent.weights],
             "biases": None if biases is None else [[b.hex() for b in bias.tolist()] for bias in biases],
         }
     made = {
-        "format": FORMAT, "statement": statement, "data": {"X": hex_rows(problem.X), "y": [a.hex() for a in y]},
+        "format": FORMAT, "statement": statement, "data": {"X": hexes(problem.X.tolist()), "y": [a.hex() for a in y]},
         "evidence": evidence, "network": network,
     }  # fmt: skip
     return prove(made, seconds)

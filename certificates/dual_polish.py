@@ -45,23 +45,23 @@ def polish(
 ) -> tuple[Multipliers, float]:
     """Improve multipliers for a time; the best ones and the lower bound that they will give (an estimate)."""
     deadline, data = time.perf_counter() + seconds, Data.of(problem, pairs)
-    values = _variables(problem, start)
+    values = variables_of(problem, start)
     best, estimate = start, value_estimate(problem, pairs, start)
-    values["price"] = _prices(problem, data, values)
+    values["price"] = best_prices(problem, data, values)
     for smoothing in (*SMOOTHINGS, *repeat(SMOOTHINGS[-1], MOST_REPEATS)):
         values = _ascend(problem, data, values, smoothing, deadline)
-        found, before = _multipliers(problem, values), estimate
+        found, before = multipliers_of(problem, values), estimate
         reached = value_estimate(problem, pairs, found)
         if reached > estimate:
             best, estimate = found, reached
         settled = smoothing == SMOOTHINGS[-1] and estimate - before <= SETTLED * abs(estimate)
         if settled or time.perf_counter() > deadline:
             break
-        values |= _widths(problem, data, values, smoothing)
+        values |= new_widths(problem, data, values, smoothing)
     return best, estimate
 
 
-def _variables(problem: TwoLayerProblem, start: Multipliers) -> Values:
+def variables_of(problem: TwoLayerProblem, start: Multipliers) -> Values:
     """What is varied: v by its logits for the logistic loss, widths by their logarithms."""
     v = start.v
     if problem.loss == "logistic":
@@ -75,7 +75,8 @@ def _variables(problem: TwoLayerProblem, start: Multipliers) -> Values:
     return {name: torch.as_tensor(np.array(part, dtype=float)) for name, part in made.items()}
 
 
-def _multipliers(problem: TwoLayerProblem, values: Values) -> Multipliers:
+def multipliers_of(problem: TwoLayerProblem, values: Values) -> Multipliers:
+    """The multipliers that the variables stand for."""
     parts = {name: part.numpy() for name, part in values.items()}
     v = _point(problem, torch.as_tensor(problem.y), values["v"]).numpy()
     rows = parts.get("rows")
@@ -88,7 +89,7 @@ def _point(problem: TwoLayerProblem, y: Tensor, variable: Tensor) -> Tensor:
     return variable if problem.loss == "squared" else y * torch.sigmoid(variable)
 
 
-def _matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: float = 0.0) -> Tensor:
+def matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: float = 0.0) -> Tensor:
     """[G, g'/2; g/2, A] of both signs, (2, features + 1, features + 1)."""
     signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     v, weights = _point(problem, data.y, values["v"]), values["pairs"]
@@ -115,11 +116,11 @@ def _matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: floa
     return torch.cat([top, torch.cat([g[..., None] / 2, A], 2)], 1)
 
 
-def _widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:
+def new_widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:
     """Widths tau^2 = x'U x / R from the moments that belong to the multipliers: those of idle ones were lost."""
-    J = problem.weight_decay * _price_matrix(data.X.shape[1] + 1)
+    J = problem.weight_decay * price_matrix(data.X.shape[1] + 1)
     try:
-        eigenvalues, vectors = torch.linalg.eigh(_matrices(problem, data, values) + values["price"][:, None, None] * J)
+        eigenvalues, vectors = torch.linalg.eigh(matrices(problem, data, values) + values["price"][:, None, None] * J)
     except torch.linalg.LinAlgError:
         # Very rarely the routine does not converge; the widths then stay.
         return {}
@@ -135,21 +136,22 @@ def _widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: flo
     return found
 
 
-def _price_matrix(size: int) -> Tensor:
+def price_matrix(size: int) -> Tensor:
+    """J = diag(1, -I)."""
     diagonal = -torch.ones(size, dtype=torch.float64)
     diagonal[0] = 1
     return torch.diag(diagonal)
 
 
-def _prices(problem: TwoLayerProblem, data: Data, values: Values) -> Tensor:
+def best_prices(problem: TwoLayerProblem, data: Data, values: Values) -> Tensor:
     """The best price of each sign, relative to the weight decay."""
-    matrices = _matrices(problem, data, values).numpy()
-    J = problem.weight_decay * _price_matrix(matrices.shape[1]).numpy()
+    made = matrices(problem, data, values).numpy()
+    J = problem.weight_decay * price_matrix(made.shape[1]).numpy()
 
     def largest(price: float, matrix: np.ndarray) -> float:
         return float(np.linalg.eigvalsh(matrix + price * J)[-1])
 
-    found = [minimize_scalar(largest, bounds=(-2, 2), args=(matrix,), method="bounded").x for matrix in matrices]
+    found = [minimize_scalar(largest, bounds=(-2, 2), args=(matrix,), method="bounded").x for matrix in made]
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -166,7 +168,7 @@ def _ascend(
     """L-BFGS on the smoothed dual until it converges or the time is over."""
     names, shapes = list(values), [part.shape for part in values.values()]
     lengths = [part.numel() for part in values.values()]
-    soft, J = smoothing * problem.weight_decay, problem.weight_decay * _price_matrix(data.X.shape[1] + 1)
+    soft, J = smoothing * problem.weight_decay, problem.weight_decay * price_matrix(data.X.shape[1] + 1)
     corner = CORNER * smoothing * float(_point(problem, data.y, values["v"]).abs().mean())
 
     def unpacked(flat: Tensor) -> Values:
@@ -175,7 +177,7 @@ def _ascend(
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         variable = torch.tensor(flat, requires_grad=True)
         here = unpacked(variable)
-        shifted = _matrices(problem, data, here, corner) + here["price"][:, None, None] * J
+        shifted = matrices(problem, data, here, corner) + here["price"][:, None, None] * J
         try:
             eigenvalues = torch.linalg.eigvalsh(shifted)
         except torch.linalg.LinAlgError:

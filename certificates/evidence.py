@@ -110,11 +110,11 @@ def as_evidence(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers
         largest = float(side.weight.max(initial=0.0))
         kept = np.flatnonzero(side.weight > NEGLIGIBLE * largest) if largest > 0 else ()
         found[name] = {
-            "rho": side.rho.hex(), "quadratic": _hex(side.quadratic), "linear": _hex(side.linear),
+            "rho": side.rho.hex(), "quadratic": hexes(side.quadratic), "linear": hexes(side.linear),
             "pairs": [_pair(pairs, side, int(place)) for place in kept],
-            "rows": None if side.rows is None else [_hex(row) if row.any() else None for row in side.rows],
+            "rows": None if side.rows is None else [hexes(row) if row.any() else None for row in side.rows],
         }  # fmt: skip
-    return {"kind": "paired_moments", "v": _hex(multipliers.v), **found}
+    return {"kind": "paired_moments", "v": hexes(multipliers.v), **found}
 
 
 def _side(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers, place: int) -> Side:
@@ -179,5 +179,6 @@ def _pair(pairs: Pairs, side: Side, place: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hex(numbers: np.ndarray) -> list[str]:
+def hexes(numbers: np.ndarray) -> list[str]:
+    """Numbers as a certificate file has them."""
     return [float(number).hex() for number in numbers]

@@ -22,6 +22,8 @@ from .support import worst_neurons
 if TYPE_CHECKING:
     from torch import nn
 
+    from .outputs_problem import OutputsProblem
+
 WIDTHS = (200, 60)
 """Neurons at the start, for up to and above LARGE samples."""
 LARGE = 1_000
@@ -45,9 +47,9 @@ class Incumbent:
     Attributes
     ----------
     weights : array, shape (neurons, features)
-    outputs : array, shape (neurons,)
+    outputs : array, shape (neurons,) or (neurons, outputs)
     objective : float
-    v : array, shape (samples,)
+    v : array, shape (samples,) or (samples, outputs)
         -grad loss at its predictions.
     estimated_gap : float
         Relative distance to the optimum as far as the worst neurons found tell; an estimate. NaN where unknown.
@@ -145,30 +147,45 @@ def network_incumbent(problem: TwoLayerProblem, network: nn.Module) -> Incumbent
     UsageError
         For any other network, or biases where the problem has no bias column.
     """
+    weights, biases = two_layer_parameters(problem, network, 1)
+    hidden, outputs = with_bias(problem, weights[0], biases[0]), weights[1][0]
+    if biases[1][0]:
+        hidden, outputs = _constant_neuron(problem, hidden, outputs, float(biases[1][0]))
+    return make_incumbent(problem, *merge(problem, *balance(hidden, outputs)))
+
+
+def two_layer_parameters(
+    problem: TwoLayerProblem | OutputsProblem, network: nn.Module, count: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Weights and biases of both layers of a torch network with so many outputs and the problem's activation.
+
+    Raises
+    ------
+    UsageError
+        For any other network.
+    """
     # torch takes a second to import.
     from ..solvers.layered import read_network
 
     layered = read_network(network)
     seen = [row.label for row in layered.activations]
     wanted = f"leaky_relu({problem.slope:g})" if problem.activation == "leaky_relu" else problem.activation
-    if len(layered.linears) != 2 or layered.widths[-1] != 1 or [row.name for row in layered.activations] != [
+    if len(layered.linears) != 2 or layered.widths[-1] != count or [row.name for row in layered.activations] != [
         problem.activation
     ]:
         raise UsageError(
             f"the network has the widths {layered.widths} and the activations {seen}; this bound is for two layers "
-            f"with one output and the activation {wanted}."
+            f"with {'one output' if count == 1 else f'{count} outputs'} and the activation {wanted}."
         )
     slope = layered.activations[0].parameter
     if problem.activation == "leaky_relu" and slope != problem.slope:
         raise UsageError(f"the network's leaky ReLU has the slope {slope}; expected the problem's, {problem.slope}.")
     weights, biases = ([part.numpy() for part in parts] for parts in layered.parameters())
-    hidden, outputs = _with_bias(problem, weights[0], biases[0]), weights[1][0]
-    if biases[1][0]:
-        hidden, outputs = _constant_neuron(problem, hidden, outputs, float(biases[1][0]))
-    return make_incumbent(problem, *merge(problem, *balance(hidden, outputs)))
+    return weights, biases
 
 
-def _with_bias(problem: TwoLayerProblem, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def with_bias(problem: TwoLayerProblem | OutputsProblem, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Hidden weights on the columns of X, the hidden bias among them."""
     features = problem.X.shape[1]
     if weights.shape[1] == features and not bias.any():
         return weights
@@ -184,16 +201,27 @@ def _with_bias(problem: TwoLayerProblem, weights: np.ndarray, bias: np.ndarray) 
 def _constant_neuron(
     problem: TwoLayerProblem, weights: np.ndarray, outputs: np.ndarray, constant: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    if problem.bias != "column":
-        raise UsageError(
-            f"the network has an output bias ({constant:.3g}), but X has no bias column; append a column of ones and "
-            "say bias='column', or train without the bias: an output bias is not covered by this bound."
-        )
+    require_bias_column(problem, constant)
     entry = float(problem.X[0, -1])
     length = np.sqrt(abs(constant / entry))
     neuron = np.zeros((1, weights.shape[1]))
     neuron[0, -1] = np.sign(entry) * length
     return np.vstack([weights, neuron]), np.append(outputs, np.sign(constant) * length)
+
+
+def require_bias_column(problem: TwoLayerProblem | OutputsProblem, constant: float) -> None:
+    """Refuse an output bias that no neuron can stand for.
+
+    Raises
+    ------
+    UsageError
+        If the problem has no bias column.
+    """
+    if problem.bias != "column":
+        raise UsageError(
+            f"the network has an output bias ({constant:.3g}), but X has no bias column; append a column of ones and "
+            "say bias='column', or train without the bias: an output bias is not covered by this bound."
+        )
 
 
 def balance(weights: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

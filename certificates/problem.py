@@ -123,16 +123,18 @@ def prepare(
 
     Columns are centred and scaled to variance 1, constant ones dropped; with `components` the scores of that many
     principal components, over their common standard deviation; then a column of ones; then everything over the root of
-    the number of columns. Targets of the squared loss are standardized; of two classes the larger label becomes +1.
+    the number of columns. Targets of the squared loss, of shape (samples,) or (samples, outputs), are standardized; of
+    two classes the larger label becomes +1; the softmax loss numbers the classes from 0.
 
     Raises
     ------
     UsageError
         If X or y hold no finite numbers, no column varies, there are not so many components, all targets of the squared
-        loss are equal, or the logistic loss has other than two classes.
+        loss are equal, the logistic loss has other than two classes or the softmax loss fewer.
     """
     X, y = np.asarray(X, dtype=float), np.asarray(y)
-    if X.ndim != 2 or y.shape != X.shape[:1] or not X.size:
+    axes = (1, 2) if loss == "squared" else (1,)
+    if X.ndim != 2 or y.ndim not in axes or len(y) != len(X) or not X.size:
         raise UsageError(
             f"X has shape {X.shape} and y {y.shape}; expected (samples, features) and (samples,), not empty."
         )
@@ -174,7 +176,12 @@ def _targets(y: np.ndarray, loss: str, done: list[str]) -> tuple[np.ndarray, str
                 f"the logistic loss needs two classes, but y has {len(classes)}; choose two of them (--classes A,B)."
             )
         return np.where(y == classes[1], 1.0, -1.0), "; ".join([*done, f"y = +1 for the class {classes[1]}, else -1"])
-    spread = float(np.std(y))
-    if not spread > 0:
+    if loss == "softmax":
+        classes, numbers = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise UsageError("the softmax loss needs two classes or more, but y has one.")
+        return numbers.astype(float), "; ".join([*done, f"classes {classes[0]:g} to {classes[-1]:g} numbered from 0"])
+    spread = np.std(y, axis=0)
+    if not (spread > 0).all():
         raise UsageError("all targets are equal: there is nothing to learn.")
-    return (y - np.mean(y)) / spread, "; ".join([*done, "y standardized"])
+    return (y - np.mean(y, axis=0)) / spread, "; ".join([*done, "y standardized"])

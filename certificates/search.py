@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ..formulations.errors import UsageError
 from ..formulations.sample_pairs import nearest_pairs
@@ -11,6 +12,9 @@ from .dual_polish import polish
 from .evidence import Multipliers, as_evidence, support_estimate
 from .incumbent import Incumbent, train_incumbent
 from .moment_start import first_multipliers
+from .outputs_incumbent import train_outputs
+from .outputs_problem import OutputsProblem
+from .outputs_search import search_outputs
 from .problem import TwoLayerProblem
 
 FEW_FEATURES = 12
@@ -21,17 +25,17 @@ SHARES = (0.5, 0.3)
 
 
 def certify(
-    problem: TwoLayerProblem, incumbent: Incumbent | None = None, *, seconds: float = 60.0, random_state: int = 0,
-    stated: Incumbent | None = None,
+    problem: TwoLayerProblem | OutputsProblem, incumbent: Incumbent | None = None, *, seconds: float = 60.0,
+    random_state: int = 0, stated: Incumbent | None = None,
 ) -> Certificate:  # fmt: skip
     """Prove a lower bound on the training objective of every network of every width.
 
     Parameters
     ----------
-    problem : TwoLayerProblem
+    problem : TwoLayerProblem or OutputsProblem
     incumbent : Incumbent, optional
-        A good network: its residuals are the first dual point, and the bound is compared with its objective. By
-        default one is trained, in half of the time.
+        A good network: its residuals are the first dual point (of one output), and the bound is compared with its
+        objective. By default one is trained, in half of the time.
     seconds : float
         About how long to search; checking comes on top.
     random_state : int
@@ -56,16 +60,32 @@ def certify(
         raise UsageError(f"seconds is {seconds!r}; expected a number above 0.")
     require_checkable(problem)
     if incumbent is None:
-        incumbent = train_incumbent(problem, seconds=SHARES[0] * seconds, random_state=random_state)
+        incumbent = train(problem, seconds=SHARES[0] * seconds, random_state=random_state)
         seconds *= 1 - SHARES[0]
+    began = time.perf_counter()
+    if isinstance(problem, OutputsProblem):
+        evidence = search_outputs(problem, seconds, random_state=random_state)
+    else:
+        evidence = _search(problem, incumbent, seconds)
+    return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
+
+
+def train(problem: TwoLayerProblem | OutputsProblem, *, seconds: float, random_state: int = 0) -> Incumbent:
+    """`train_incumbent` or `train_outputs`."""
+    if isinstance(problem, OutputsProblem):
+        return train_outputs(problem, seconds=seconds, random_state=random_state)
+    return train_incumbent(problem, seconds=seconds, random_state=random_state)
+
+
+def _search(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float) -> dict[str, Any]:
+    """Evidence for one output, as it stands in a certificate file."""
     began = time.perf_counter()
     few = problem.X.shape[1] <= FEW_FEATURES
     pairs = nearest_pairs(problem.X, problem.y, neighbours=NEIGHBOURS[not few], conic=few)
     start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1] * seconds)
     left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
     found, _ = polish(problem, pairs, start, left)
-    evidence = as_evidence(problem, pairs, _up_to_the_decay(problem, found, support_estimate(problem, pairs, found)))
-    return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
+    return as_evidence(problem, pairs, _up_to_the_decay(problem, found, support_estimate(problem, pairs, found)))
 
 
 def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..formulations.errors import UsageError
-from .certificate_data import Prepared, load_prepared
-from .certify_deep import deep_problem, deep_problem_of_run, search_deep
+from .certificate_data import load_prepared
+from .certificate_problem import make_problem, problem_of_run
+from .certify_deep import deep_problem, search_deep
 from .console import number, print_json, say, say_lines, working
 from .training import check_seed, limit_threads
 from .weak_bounds import why_weak
 
 if TYPE_CHECKING:
-    from ..certificates import Certificate, DeepIncumbent, DeepProblem, Incumbent, TwoLayerProblem
+    from ..certificates import Certificate, DeepIncumbent, DeepProblem, Incumbent, OutputsProblem, TwoLayerProblem
 
 Option = typer.Option
-SLOPE = 0.01
 DATA, NETWORK, SEARCH = "Data", "Network and objective", "Search"
 
 
@@ -54,7 +53,7 @@ def certify(
         str | None, Option(metavar="NAME", help="relu, leaky_relu, absolute_value, tanh.", rich_help_panel=NETWORK)
     ] = None,
     loss: Annotated[
-        str | None, Option(metavar="NAME", help="squared, logistic; else from y.", rich_help_panel=NETWORK)
+        str | None, Option(metavar="NAME", help="squared, logistic, softmax; else from y.", rich_help_panel=NETWORK)
     ] = None,
     weight_decay: Annotated[
         float | None, Option(metavar="X", help="Times half of all weights squared.", rich_help_panel=NETWORK)
@@ -67,14 +66,17 @@ def certify(
     seed: Annotated[int, Option(metavar="N", help="Of the training.", rich_help_panel=SEARCH)] = 0,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a lower bound on the training objective of all networks of a depth, of any width."""
+    """Prove a lower bound on the training objective of all networks of a depth, of any width.
+
+    Several outputs are bounded one by one: where they want the same neurons, the bound is well below the truth.
+    """
     check_seed(seed)
     if hidden is not None and hidden < 1:
         raise UsageError(f"--hidden is {hidden}; expected 1 neuron or more.")
     if not seconds > 0:
         raise UsageError(f"--seconds is {seconds:g}; expected a number above 0.")
     limit_threads()
-    problem: TwoLayerProblem | DeepProblem
+    problem: TwoLayerProblem | OutputsProblem | DeepProblem
     network: Incumbent | DeepIncumbent | None = None
     if run is not None:
         fixed = {"DATA": data, "--depth": depth, "--classes": classes, "--samples": samples, "--components": components,
@@ -111,93 +113,30 @@ def certify(
 
 
 def search(
-    problem: TwoLayerProblem | DeepProblem, network: Incumbent | DeepIncumbent | None, *, hidden: int | None,
-    seconds: float, seed: int, quiet: bool,
+    problem: TwoLayerProblem | OutputsProblem | DeepProblem, network: Incumbent | DeepIncumbent | None, *,
+    hidden: int | None, seconds: float, seed: int, quiet: bool,
 ) -> Certificate:  # fmt: skip
     """Train what the bound is compared with, then search for the bound."""
-    from ..certificates import DeepProblem, Incumbent
+    from ..certificates import DeepProblem, Incumbent, TwoLayerProblem
     from ..certificates import certify as certified
     from ..certificates.certificate import require_checkable
-    from ..certificates.incumbent import train_incumbent, train_width
+    from ..certificates.incumbent import train_width
+    from ..certificates.search import train
 
     if isinstance(problem, DeepProblem):
         deep = None if isinstance(network, Incumbent) else network
         return search_deep(problem, deep, hidden=hidden, seconds=seconds, seed=seed, quiet=quiet)
+    if hidden is not None and not isinstance(problem, TwoLayerProblem):
+        raise UsageError(f"--hidden is {hidden}, which is known for one output; leave it out: any width is compared.")
     # Before the training, which takes half of the time.
     require_checkable(problem)
     with working("training networks to compare with ...", quiet=quiet):
-        best = train_incumbent(problem, seconds=seconds / 2, random_state=seed)
+        best = train(problem, seconds=seconds / 2, random_state=seed)
         compared = network if isinstance(network, Incumbent) else None
-        if network is None and hidden is not None and len(best.outputs) > hidden:
+        if compared is None and isinstance(problem, TwoLayerProblem) and hidden and len(best.outputs) > hidden:
             compared = train_width(problem, hidden, seconds=seconds / 4, random_state=seed)
     with working("searching for a lower bound ...", quiet=quiet):
         return certified(problem, best, seconds=seconds / 2, stated=compared)
-
-
-def problem_of_run(
-    run: Path, weight_decay: float | None, *, relative: bool, seed: int
-) -> tuple[TwoLayerProblem, Incumbent] | tuple[DeepProblem, DeepIncumbent]:
-    """The training problem of a run and its network; of two layers the hidden bias is penalized, of more it is free.
-
-    Raises
-    ------
-    UsageError
-        If the run is none, or its network or loss are not covered.
-    """
-    import numpy as np
-
-    from ..certificates.incumbent import network_incumbent
-    from ..solvers.run import load
-
-    loaded = load(run)
-    if loaded.data is None:
-        raise UsageError(f"the run {str(run)!r} was saved without its data; a bound needs them.")
-    X, y = loaded.data
-    settings = loaded.settings
-    if settings["loss"] not in ("squared", "logistic") or settings["widths"][-1] != 1 or len(settings["widths"]) < 3:
-        raise UsageError(
-            f"the run has the widths {settings['widths']} and the loss {settings['loss']}; a bound is known for two "
-            "layers or more with one output, squared or logistic."
-        )
-    y = np.where(y == 1, 1.0, -1.0) if settings["loss"] == "logistic" else np.asarray(y, dtype=float).ravel()
-    name, _, slope = settings["activations"][0].partition("(")
-    decay = settings["weight_decay"] if weight_decay is None else weight_decay
-    if len(settings["widths"]) > 3:
-        return deep_problem_of_run(run, loaded.module, X, y, settings, decay, relative=relative)
-    prepared = Prepared(
-        np.hstack([X, np.ones((len(X), 1))]), y, settings["loss"], "column",
-        f"the training data of the run {run.name} as its network sees them; a column of ones appended",
-    )  # fmt: skip
-    problem = make_problem(
-        prepared, weight_decay=decay, relative=relative,
-        activation=name, slope=float(slope.rstrip(")")) if slope else SLOPE, seed=seed,
-    )  # fmt: skip
-    return problem, network_incumbent(problem, loaded.module)
-
-
-def make_problem(
-    prepared: Prepared, *, weight_decay: float | None, relative: bool, activation: str = "relu", slope: float = SLOPE,
-    seed: int = 0,
-) -> TwoLayerProblem:  # fmt: skip
-    """A training problem, its weight decay absolute or a share of the one above which the zero network is optimal.
-
-    Raises
-    ------
-    UsageError
-        If there is no weight decay, or no bound is known for the problem.
-    """
-    from ..certificates import TwoLayerProblem, largest_weight_decay
-
-    if weight_decay is None:
-        raise UsageError("no weight decay is given: --weight-decay X, or with --relative a share, such as 0.3.")
-    problem = TwoLayerProblem(
-        prepared.X, prepared.y, prepared.loss, weight_decay, activation, slope, prepared.bias, prepared.words
-    )
-    if not relative:
-        return problem
-    most = largest_weight_decay(problem, random_state=seed)
-    words = f"{prepared.words}; weight decay {weight_decay:g} times {most:.6g}, from where on zero is best (estimated)"
-    return replace(problem, weight_decay=weight_decay * most, preparation=words)
 
 
 def summary(certificate: Certificate, out: Path | None) -> dict[str, Any]:

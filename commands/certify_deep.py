@@ -24,12 +24,17 @@ def deep_problem(
     Raises
     ------
     UsageError
-        If there is no weight decay, it is a share, or no bound is known for the problem.
+        If there is no weight decay, it is a share, there are several outputs, or no bound is known for the problem.
     """
     from ..certificates import DeepProblem
 
     if weight_decay is None:
         raise UsageError("no weight decay is given: --weight-decay X, such as 0.1.")
+    if prepared.outputs is not None:
+        raise UsageError(
+            f"{prepared.outputs} outputs are asked for; more than two layers are bounded with one output: choose two "
+            "classes, --classes 3,8."
+        )
     _refuse_shares(relative)
     return DeepProblem(
         prepared.X, prepared.y, prepared.loss, weight_decay, depth, activation, bias=prepared.bias,

@@ -62,7 +62,7 @@ def check(
 
 def _own(
     text: str, data: str, classes: str | None, samples: int | None, data_dir: Path | None
-) -> tuple[list[list[float]], list[float]] | None:
+) -> tuple[list[list[float]], list[Any]] | None:
     """None where the user's own data, as they are or prepared as the certificate says, agree with it; else these data.
 
     Raises
@@ -109,5 +109,6 @@ def _candidates(
             continue
         found.append((prepared.X, prepared.y))
     dataset = load_dataset(data, data_dir=data_dir, task="regression", split=False, standardize=False)
-    plain = dataset.X_train, np.asarray(dataset.y_train, dtype=float).ravel()
+    own_y = np.asarray(dataset.y_train, dtype=float)
+    plain = dataset.X_train, own_y if own_y.ndim > 1 and own_y.shape[1] > 1 else own_y.ravel()
     return [*found, plain]

@@ -88,7 +88,8 @@ def _certify(path: Path, seed: int) -> bool:
     """Search for a bound, write it and prove it again from the file alone; whether that succeeded."""
     from ..certificates.checker import check, describe
     from .certificate_data import load_prepared
-    from .certify import make_problem, search
+    from .certificate_problem import make_problem
+    from .certify import search
 
     problem = make_problem(load_prepared("diabetes"), weight_decay=SHARE, relative=True, seed=seed)
     certificate = search(problem, None, hidden=None, seconds=SECONDS, seed=seed, quiet=False)

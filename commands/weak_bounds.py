@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..certificates import Certificate, DeepProblem, TwoLayerProblem
+    from ..certificates import Certificate, DeepProblem, OutputsProblem, TwoLayerProblem
 
 LARGE = 20.0
 """Gaps above this, in percent, are explained."""
@@ -15,14 +15,20 @@ BLOCK = 500
 """Samples whose distances to all others are held together."""
 
 
-def why_weak(problem: TwoLayerProblem | DeepProblem, certificate: Certificate) -> str:
+def why_weak(problem: TwoLayerProblem | OutputsProblem | DeepProblem, certificate: Certificate) -> str:
     """The reasons for a large gap, and remedies; empty where the gap is small."""
-    from ..certificates import DeepProblem
+    from ..certificates import DeepProblem, OutputsProblem
 
     if not certificate.gap_percent > LARGE:
         return ""
     if isinstance(problem, DeepProblem):
         return _why_weak_at_depth(problem)
+    if isinstance(problem, OutputsProblem):
+        return (
+            f"The gap is large: each of the {problem.outputs} outputs is bounded by itself, which loses where they "
+            "want the same neurons; the network found may be optimal all the same. Two classes lose nothing so, "
+            "--classes A,B. A larger --weight-decay makes the bound stronger, too."
+        )
     return (
         f"The gap is large: with a small weight decay and many features ({problem.X.shape[1]} here) the relaxation "
         "loses much; the network found may be optimal all the same. A larger --weight-decay or fewer --components "

@@ -12,7 +12,9 @@ from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
 from .subproblem import Residuals, Subproblem
 from .two_layer_moments import SecondMoments
+from .two_layer_outputs import OutputMoments
 from .two_layer_pairs import PairedMoments
+from .two_layer_spectral import SpectralRegression
 
 __all__ = [
     "ACTIVATIONS",
@@ -31,9 +33,11 @@ __all__ = [
     "Loss",
     "NoConvexModelError",
     "NotDisciplinedError",
+    "OutputMoments",
     "PairedMoments",
     "Residuals",
     "SecondMoments",
+    "SpectralRegression",
     "Step",
     "Subproblem",
     "Symbol",

@@ -15,11 +15,22 @@ from .formulation import Formulation
 from .lipschitz_regression import LipschitzRegression
 from .subproblem import Subproblem
 from .two_layer_moments import SecondMoments
+from .two_layer_outputs import OutputMoments
 from .two_layer_pairs import PairedMoments
+from .two_layer_spectral import SpectralRegression
 
 SUBPROBLEMS: dict[str, type[Subproblem]] = {
     block.name: block
-    for block in (FenchelActivation, FenchelWeight, FenchelOutput, SecondMoments, PairedMoments, LipschitzRegression)
+    for block in (
+        FenchelActivation,
+        FenchelWeight,
+        FenchelOutput,
+        SecondMoments,
+        PairedMoments,
+        OutputMoments,
+        SpectralRegression,
+        LipschitzRegression,
+    )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
 

@@ -286,8 +286,10 @@ def at_most_root(w: Any, R: Any, q: Any) -> cp.Constraint:
 
 
 def label_side(rows: dict[str, cp.Constraint], sign: str) -> list[cp.Constraint]:
-    """The constraints of one side, each labelled with its name and the sign."""
-    return [constraint.set_label(f"{label} ({SIGNS[sign]})") for label, constraint in rows.items()]
+    """The constraints of one side, each labelled with its name, the sign and, where there are several, the output."""
+    name, _, output = sign.partition("_")
+    mark = SIGNS[name] + (f", output {output}" if output else "")
+    return [constraint.set_label(f"{label} ({mark})") for label, constraint in rows.items()]
 
 
 def slopes_around_zero(activation: str | Activation) -> tuple[float, float]:

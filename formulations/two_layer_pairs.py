@@ -122,10 +122,14 @@ class PairedMoments(SecondMoments):
         return data | {"lengths": lengths, "squared_lengths": lengths**2}
 
     def write(self) -> cp.Problem:
+        self.name_pairs()
+        return super().write()
+
+    def name_pairs(self) -> None:
+        """Make what the constraints of pairs are written with."""
         self.P = cp.Constant(self.pairs, name="P")
         self.lengths = cp.Parameter(self.count, nonneg=True, name="lengths")
         self.squared_lengths = cp.Parameter(self.count, nonneg=True, name="squared_lengths")
-        return super().write()
 
     def constraints(self, side: Side, X: Any, norms: Any) -> list[cp.Constraint]:
         found = super().constraints(side, X, norms)

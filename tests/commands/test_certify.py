@@ -113,6 +113,45 @@ def test_a_run_is_judged_on_its_own_data(data: Path, tmp_path: Path) -> None:
     assert "the training data of the run run" in found["statement"]["preparation"]
 
 
+@pytest.mark.parametrize("loss", ["softmax", "squared"])
+def test_several_classes_have_several_outputs(loss: str, tmp_path: Path) -> None:
+    out = tmp_path / "cert.json"
+    result = invoke("certify", "iris", "--loss", loss, "--weight-decay", "0.5", "--relative", "--seconds", "2",
+                    "--out", out)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "3 outputs" in result.stdout
+    assert "bounded one by one" in result.stdout
+    assert invoke("check", out, "--data", "iris").exit_code == 0
+    result = invoke("check", out, "--data", "iris", "--samples", "100")
+    assert result.exit_code == 1
+
+
+def test_targets_with_several_columns(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((30, 2))
+    np.savez(tmp_path / "two.npz", X=X, y=np.abs(X) + 0.1 * rng.standard_normal((30, 2)))
+    out = tmp_path / "cert.json"
+    arguments = ("certify", tmp_path / "two.npz", "--weight-decay", "0.3", "--relative", "--seconds", "2", "--out", out)
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["statement"]["outputs"] == 2
+    assert invoke("check", out, "--data", tmp_path / "two.npz").exit_code == 0
+    result = invoke(*arguments, "--classes", "0,1")
+    assert result.exit_code == 2
+    assert "no classes" in result.stderr
+
+
+def test_a_run_of_several_classes_is_judged(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = invoke("train", "iris", "--hidden", "6", "--weight-decay", "5", "--sweeps", "3", "--no-baselines",
+                     "--out", run)  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    result = invoke("certify", "--run", run, "--seconds", "2", "--out", tmp_path / "cert.json", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert (found["proven"], found["statement"]["outputs"]) == (True, 3)
+
+
 def test_what_is_too_large_to_check_is_refused_before_any_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +223,9 @@ def test_a_deep_run_is_judged_with_free_biases(data: Path, tmp_path: Path) -> No
         (("diabetes",), "no weight decay is given"),
         (("--weight-decay", "1"), "no data are named"),
         (("diabetes", "--weight-decay", "-1"), "expected a number above 0"),
-        (("digits", "--weight-decay", "1"), "choose two"),
+        (("digits", "--loss", "logistic", "--weight-decay", "1"), "choose two"),
+        (("digits", "--hidden", "3", "--weight-decay", "1"), "--hidden is 3, which is known for one output"),
+        (("diabetes", "--loss", "hinge", "--weight-decay", "1"), "no bound is known for the loss 'hinge'"),
         (("digits", "--classes", "3,11", "--weight-decay", "1"), "expected two different ones of"),
         (("digits", "--classes", "3", "--weight-decay", "1"), "expected two labels"),
         (("diabetes", "--samples", "1", "--weight-decay", "1"), "expected 2 to 442"),

@@ -16,7 +16,16 @@ import scipy.sparse
 from instances import encoded
 from latex2mathml.converter import convert
 
-from convexblocks.formulations import LipschitzRegression, Loss, PairedMoments, SecondMoments, UsageError, activation
+from convexblocks.formulations import (
+    LipschitzRegression,
+    Loss,
+    OutputMoments,
+    PairedMoments,
+    SecondMoments,
+    SpectralRegression,
+    UsageError,
+    activation,
+)
 from convexblocks.formulations.catalogue import subproblem
 from convexblocks.formulations.lipschitz_regression import nearest_edges
 from convexblocks.formulations.losses import find_loss
@@ -215,6 +224,75 @@ def test_a_loss_of_ones_own() -> None:
     assert optimum(block) == pytest.approx(truth, abs=CLOSE)
 
 
+# ------------------------------------------------------------------------------------ several outputs
+
+SEVERAL = ("squared", "softmax_cross_entropy")
+
+
+def outputs_data(loss: str, outputs: int, samples: int = 6, features: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((samples, features))
+    return X, rng.standard_normal((samples, outputs)) if loss == "squared" else np.arange(samples) % outputs
+
+
+def outputs_loss_value(loss: str, Z: np.ndarray, y: np.ndarray) -> float:
+    if loss == "squared":
+        return float(0.5 * ((Z - y) ** 2).sum())
+    return float(np.log(np.exp(Z).sum(axis=1)).sum() - Z[np.arange(len(Z)), y].sum())
+
+
+@pytest.mark.parametrize("loss", SEVERAL)
+@pytest.mark.parametrize("phi", ["relu", "absolute_value"])
+def test_networks_of_several_outputs_are_feasible_and_not_cheaper(loss: str, phi: str) -> None:
+    X, y = outputs_data(loss, 3)
+    rng = np.random.default_rng(1)
+    moments = OutputMoments.of(X, y, loss=loss, activation=phi, weight_decay=0.3)
+    spectral = SpectralRegression.of(X, y, loss=loss, weight_decay=0.3)
+    values = [optimum(moments), optimum(spectral)]
+    for width in (1, 4, 20):
+        W, a = rng.standard_normal((width, 2)) / width, rng.standard_normal((width, 3))
+        Z, mass = PHI[phi](X @ W.T) @ a, float(np.linalg.norm(W, axis=1) @ np.linalg.norm(a, axis=1))
+        objective = outputs_loss_value(loss, Z, y) + 0.3 * mass
+        put(moments, moments.network_moments(moments.data(X, y, 0.3), W, a))
+        put(spectral, {"Z": Z, "R": mass})
+        for block in (moments, spectral):
+            assert max(violations(block).values()) <= 1e-12
+            np.testing.assert_allclose(block.program().var_dict["Z"].value, Z, atol=1e-12)
+        assert spectral.program().objective.value == pytest.approx(objective)
+        # Neurons that are shared cost less here than in truth; those that feed one output each do not.
+        assert moments.program().objective.value <= objective + 1e-12
+        assert max(values) <= objective
+    put(moments, {name: value.value + 0.5 for name, value in moments.program().var_dict.items()})
+    assert max(violations(moments).values()) > 0.01
+    put(spectral, {"Z": Z, "R": 0.0})
+    assert max(violations(spectral).values()) > 0.01
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_one_output_is_what_it_was(loss: str) -> None:
+    X, y = training_data(loss)
+    if loss == "squared":
+        one = PairedMoments.of(X, y, weight_decay=0.3, pairs=nearest_pairs(X))
+        several = OutputMoments.of(X, y[:, None], weight_decay=0.3)
+    else:
+        # Two classes have the columns v and -v: a logistic loss whose weight decay is 2^(-1/2) of it.
+        one = PairedMoments.of(X, y, loss=loss, weight_decay=0.3 / np.sqrt(2), pairs=nearest_pairs(X))
+        several = OutputMoments.of(X, y.astype(int), loss="softmax_cross_entropy", weight_decay=0.3)
+    assert optimum(several) == pytest.approx(optimum(one), abs=1e-4)
+
+
+def test_targets_that_are_orthogonal_split_into_problems_of_their_own() -> None:
+    # One feature, one sample on each side: outputs do not compete, and only the length of the masses couples them.
+    X, y = np.array([[1.0], [-1.0]]), np.array([[3.0, 0.0], [0.0, 4.0]])
+    r = cp.Variable(2)
+    value = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(r - np.array([3.0, 4.0])) + cp.norm(r))).solve()
+    assert optimum(OutputMoments.of(X, y, weight_decay=1.0)) == pytest.approx(value, abs=CLOSE)
+    # The nuclear norm of diag(a, b) is a + b, and |X|_2 is the root of 2.
+    price = 1 / np.sqrt(2)
+    expected = sum(0.5 * price**2 + price * (t - price) for t in (3.0, 4.0))
+    assert optimum(SpectralRegression.of(X, y, weight_decay=1.0)) == pytest.approx(expected, abs=CLOSE)
+
+
 # ------------------------------------------------------------------------------------ any depth
 
 
@@ -279,6 +357,12 @@ def shown_models() -> Iterator[Any]:
         X, y = training_data(loss)
         yield from two_layer_models(loss, X, y, activation="leaky_relu(0.2)", weight_decay=0.3)
         yield from (LipschitzRegression.of(X, y, loss=loss, price=0.3, biases=biases) for biases in (True, False))
+        yield SpectralRegression.of(X, y, loss=loss, weight_decay=0.3)
+    for loss in SEVERAL:
+        X, y = outputs_data(loss, 3)
+        yield SpectralRegression.of(X, y, loss=loss, weight_decay=0.3)
+        yield OutputMoments.of(X, y, loss=loss, weight_decay=0.3, activation="leaky_relu(0.2)")
+        yield OutputMoments.of(X, y, loss=loss, weight_decay=0.3, rlt=True, pairs=np.zeros((0, 6)))
 
 
 def test_models_are_disciplined_labelled_and_shown_without_numbers() -> None:
@@ -336,6 +420,13 @@ X, Y = np.ones((4, 3)), np.array([0.0, 1.0, 0.0, 1.0])
         (lambda: PairedMoments(pairs=np.eye(4) * np.nan), "pairs holds NaN"),
         (lambda: nearest_pairs(X, neighbours=0), "neighbours is 0"),
         (lambda: nearest_pairs(X, Y[:2]), r"y has shape \(2,\); expected \(4,\)"),
+        (lambda: OutputMoments(loss="logistic"), "not one of several outputs"),
+        (lambda: OutputMoments(outputs=0), "outputs is 0"),
+        (lambda: OutputMoments.of(X, np.ones((3, 2)), weight_decay=1.0), "y has 3 targets, but X has 4 rows"),
+        (lambda: OutputMoments().data(X, np.ones((4, 3)), 0.1), "the targets have 3 columns"),
+        (lambda: SpectralRegression(loss="logistic", outputs=2), "one output, not 2"),
+        (lambda: SpectralRegression().data(X[:3], Y[:3], 0.1), "expected 4 of each"),
+        (lambda: SpectralRegression.of(X, Y, weight_decay=-1.0), "weight_decay is -1.0"),
         (lambda: LipschitzRegression(loss="softmax_cross_entropy"), "has several outputs"),
         (lambda: LipschitzRegression(edges=[[0, 1, 2]]), r"edges has shape \(1, 3\)"),
         (lambda: LipschitzRegression(edges=[[0, 1], [2, 4]]), r"row 1 of edges is \[2, 4\]"),
