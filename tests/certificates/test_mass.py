@@ -1,11 +1,13 @@
 """Certificates, as tight as they are found, against thousands of networks, corruptions and orders of the samples.
 
-A false bound is seen where the gap is small: these certificates are within a few percent of their incumbents, and of
-one feature, where the relaxation is exact, within a thousandth.
+A false bound is seen where the gap is small. So networks are held against certificates within two percent of their
+incumbents, and corruptions against some within a fifth of a percent; these climb: the next one starts from the last
+that raised the bound, as one who wants to prove too much would go on.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import struct
@@ -34,20 +36,23 @@ NETWORKS = 10_000
 CORRUPTIONS = 1_000
 """Of all losses and activations together."""
 CASES = [(*kind, rows) for kind in KINDS for rows in (False, True)]
+LARGE, SMALL = (12, 0.15, 3), (8, 0.5, 1)
+"""Samples, share of the weight decay and seed of problems; the relaxation is nearly exact for the small one."""
 Networks = tuple[np.ndarray, np.ndarray]
 """Weights (networks, neurons, features) and output weights (networks, neurons)."""
 
 
 @cache
-def trained(loss: str, activation: str) -> tuple[TwoLayerProblem, Incumbent]:
-    problem = small_problem(loss, activation, samples=12, features=2, share=0.15, seed=3)
+def trained(loss: str, activation: str, size: tuple[int, float, int]) -> tuple[TwoLayerProblem, Incumbent]:
+    samples, share, seed = size
+    problem = small_problem(loss, activation, samples=samples, features=2, share=share, seed=seed)
     return problem, train_incumbent(problem, seconds=2)
 
 
 @cache
-def tight(loss: str, activation: str, rows: bool) -> Certificate:
+def tight(loss: str, activation: str, rows: bool, size: tuple[int, float, int] = SMALL) -> Certificate:
     """A certificate as `certify` makes it, its samples with rows or without."""
-    problem, incumbent = trained(loss, activation)
+    problem, incumbent = trained(loss, activation, size)
     pairs = nearest_pairs(problem.X, problem.y, neighbours=3, conic=True)
     start, _ = first_multipliers(problem, pairs, incumbent, 0.5)
     if rows:
@@ -113,8 +118,8 @@ def short_runs(problem: TwoLayerProblem, rng: np.random.Generator, count: int, s
 @pytest.mark.slow
 @pytest.mark.parametrize(("loss", "activation"), KINDS)
 def test_ten_thousand_networks_are_above_the_certificate(loss: str, activation: str) -> None:
-    problem, incumbent = trained(loss, activation)
-    bound = max(tight(loss, activation, rows).lower_bound for rows in (False, True))
+    problem, incumbent = trained(loss, activation, LARGE)
+    bound = max(tight(loss, activation, rows, LARGE).lower_bound for rows in (False, True))
     rng = np.random.default_rng(0)
     groups = {
         "drawn": drawn(problem, rng, NETWORKS // 4),
@@ -184,6 +189,7 @@ def _side(content: Content, rng: np.random.Generator) -> Content:
 
 
 def pair_moved(content: Content, rng: np.random.Generator) -> None:
+    """A pair of another datum, or with another partner."""
     pairs, n = _side(content, rng)["pairs"], len(content["v"])
     if pairs:
         pair = pairs[int(rng.integers(len(pairs)))]
@@ -193,17 +199,36 @@ def pair_moved(content: Content, rng: np.random.Generator) -> None:
             pair["partners"][int(rng.integers(len(pair["partners"])))][0] = int(rng.integers(n))
 
 
-def pair_lost_or_twice(content: Content, rng: np.random.Generator) -> None:
+def pair_lost(content: Content, rng: np.random.Generator) -> None:
     pairs = _side(content, rng)["pairs"]
     if pairs:
-        place = int(rng.integers(len(pairs)))
-        pairs[place : place + 1] = [] if rng.random() < 0.5 else 2 * [pairs[place]]
+        pairs.pop(int(rng.integers(len(pairs))))
+
+
+def pair_added(content: Content, rng: np.random.Generator) -> None:
+    """A pair with any numbers, also such that no pair may have."""
+    of, partner = rng.choice(len(content["v"]), 2, replace=False).tolist()
+    size = 10.0 ** rng.uniform(-4, 0)
+    factor, weight, quadratic, linear = size * rng.standard_normal(4) / (size, 1, 1, 1)
+    _side(content, rng)["pairs"].append({
+        "of": of, "partners": [[partner, float(factor).hex()]],
+        **{key: float(value).hex() for key, value in
+           (("weight", weight), ("quadratic", quadratic), ("linear", linear))},
+    })  # fmt: skip
 
 
 def row_lost(content: Content, rng: np.random.Generator) -> None:
     side = _side(content, rng)
     if side["rows"] is not None:
         side["rows"][int(rng.integers(len(side["rows"])))] = None
+
+
+def row_added(content: Content, rng: np.random.Generator) -> None:
+    side, n = _side(content, rng), len(content["v"])
+    if side["rows"] is None:
+        side["rows"] = [None] * n
+    w = 10.0 ** rng.uniform(-4, 0) * rng.standard_normal(2)
+    side["rows"][int(rng.integers(n))] = [float(entry).hex() for entry in w]
 
 
 def all_disturbed(content: Content, rng: np.random.Generator) -> None:
@@ -215,30 +240,40 @@ def all_disturbed(content: Content, rng: np.random.Generator) -> None:
 
 
 CORRUPT: tuple[Corruption, ...] = (
-    scaled, shifted, flipped, exchanged, sides_exchanged, pair_moved, pair_lost_or_twice, row_lost, all_disturbed,
+    scaled, shifted, flipped, exchanged, sides_exchanged, pair_moved, pair_lost, pair_added, row_lost, row_added,
+    all_disturbed,
 )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_thousand_corruptions_prove_nothing_above_the_incumbent() -> None:
     seen: Counter[str] = Counter()
-    for turn in range(CORRUPTIONS):
-        case, rng = CASES[turn % len(CASES)], np.random.default_rng(turn)
-        made, (_, incumbent) = tight(*case), trained(*case[:2])
-        content = json.loads(made.text)
-        # The claim must not be what rejects it, nor the incumbent in the file: what is proven is what counts.
-        content["statement"] |= {"lower_bound": (0.0).hex(), "incumbent": None}
-        content["network"] = None
-        for corruption in rng.choice(len(CORRUPT), int(rng.integers(1, 4))):
-            CORRUPT[corruption](content["evidence"], rng)
-        try:
-            bound = check_text(json.dumps(content))
-        except NotACertificate:
-            seen["no certificate"] += 1
-            continue
-        assert 0 <= bound.lower_bound <= incumbent.objective, (turn, case)
-        seen["rejected" if not bound.proven else "weaker" if bound.lower_bound < made.lower_bound else "as good"] += 1
+    for case in CASES:
+        made, (_, incumbent) = tight(*case), trained(*case[:2], SMALL)
+        best, bound_of_best = bare(made.text), made.lower_bound
+        rng = np.random.default_rng(len(made.text))
+        for _ in range(-(-CORRUPTIONS // len(CASES))):
+            content = copy.deepcopy(best)
+            for corruption in rng.choice(len(CORRUPT), int(rng.choice([1, 1, 2, 3]))):
+                CORRUPT[corruption](content["evidence"], rng)
+            try:
+                bound = check_text(json.dumps(content))
+            except NotACertificate:
+                seen["no certificate"] += 1
+                continue
+            assert 0 <= bound.lower_bound <= incumbent.objective, case
+            seen["rejected" if not bound.proven else "weaker" if bound.lower_bound < bound_of_best else "as good"] += 1
+            if bound.lower_bound >= bound_of_best:
+                best, bound_of_best = content, bound.lower_bound
+    assert sum(seen.values()) >= CORRUPTIONS
     assert min(seen[answer] for answer in ("rejected", "weaker", "as good")) > CORRUPTIONS // 50, seen
+
+
+def bare(text: str) -> Content:
+    """A certificate whose claim and incumbent reject nothing: what is proven is what counts."""
+    content: Content = json.loads(text)
+    content["statement"] |= {"lower_bound": (0.0).hex(), "incumbent": None}
+    return content | {"network": None}
 
 
 # ------------------------------------------------------------------------------------ the statement
@@ -263,10 +298,7 @@ def test_corrupted_data_and_problems_are_shown_and_caught(tmp_path: Path, capsys
         assert proven == 0
         rng = np.random.default_rng(len(made.text))
         for field in ("weight_decay", "loss", *("X", "y") * 4):
-            content = json.loads(made.text)
-            # Whoever corrupts the file mends the rest of it, as far as that can be done.
-            content["statement"] |= {"lower_bound": (0.0).hex(), "incumbent": None}
-            content["network"] = None
+            content = bare(made.text)
             if field == "weight_decay":
                 put(content, ("statement", field), lambda x: math.nextafter(x, math.inf))
             elif field == "loss":
@@ -274,6 +306,7 @@ def test_corrupted_data_and_problems_are_shown_and_caught(tmp_path: Path, capsys
             else:
                 chosen = [path for path in places(content["data"]) if path[0] == field]
                 put(content["data"], chosen[int(rng.integers(len(chosen)))], lambda x: math.nextafter(x, math.inf))
+                # Whoever corrupts the data mends the hash.
                 content["statement"]["data_sha256"] = data_digest(*numbers_of(content))
                 assert said(json.dumps(content), tmp_path, capsys, *data)[0] == 1
             text = json.dumps(content)
