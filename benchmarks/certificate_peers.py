@@ -17,6 +17,24 @@ SCIP        the training problem of a FIXED width by spatial branch and bound (`
             cutoff. Its dual bound is in floating-point arithmetic. A bound for every width cannot be above the optimum
             without a width; the "width gap" is the part of our gap that is due to that. SCIP has none.
 
+Measured on two shared cores, --seconds 10, and --limit 60 but 20 for the first four: gaps in %, seconds in brackets.
+
+    for every width     ours, proven    DNN, SCS 1e-4    DNN, SCS 1e-6    DNN, Clarabel
+    synth-25-0.1        1.38 (10)       1.38 (.5)        1.31 (3)         1.31 (.9)
+    synth-25-0.02       9.68 (10)       16.2 (.5)        16.4 (16)        16.4 (.9)
+    diabetes-30-0.1     4.52 (10)       6.77 (.9)        6.73 (1.4)       6.73 (3), inaccurate
+    diabetes-30-0.02    17.0 (9)        21.4 (1.4)       21.4 (3)         21.4 (3)
+    diabetes-100-0.1    8.1 (10)        11.4 (33)        11.3 (49)        not solved in 60 s
+
+    for a width         ours, proven    of it due to the width    SCIP
+    synth-6-3-2         10.9 (5)        10.9                      .10 (13)
+    synth-10-3-2        15.3 (10)       14.9                      36.7 (60)
+    synth-20-3-3        5.2 (10)        .2                        100 (60)
+    synth-10-3-6        .5 (10)         0                         100 (60)
+
+Ours of the last five is from before the search took rows (SOC-RLT). Neither relaxation for every width contains the
+other: on the first instance the DNN relaxation is tighter, on the others paired moments are.
+
 Needs the extra `benchmark` (pyscipopt) for the rows of SCIP.
 """
 
@@ -229,6 +247,8 @@ def row_of_fixed_width(name: str, seconds: float, limit: float) -> list[str]:
     fits = (train_width(problem, width, seconds=seconds, random_state=10 * start) for start in range(FITS))
     best = min(fit.objective for fit in fits)
     wide = train_incumbent(problem, seconds=seconds)
+    # A network of this width is one of any width.
+    least = min(wide.objective, best)
     bound, spent = ours(problem, wide, seconds)
     peer = ["not installed", "", "", ""]
     if has_scip():
@@ -237,8 +257,8 @@ def row_of_fixed_width(name: str, seconds: float, limit: float) -> list[str]:
         elapsed = time.perf_counter() - began
         peer = [f"{dual:.6f}", f"{gap(dual, best):.2f}", f"{elapsed:.1f}", f"{status}, {nodes:,} nodes"]
     return [
-        name, f"{best:.6f}", f"{bound:.6f}", f"{gap(bound, best):.2f}", f"{gap(wide.objective, best):.2f}",
-        f"{gap(bound, wide.objective):.2f}", f"{spent:.1f}", *peer,
+        name, f"{best:.6f}", f"{bound:.6f}", f"{gap(bound, best):.2f}", f"{gap(least, best):.2f}",
+        f"{gap(bound, least):.2f}", f"{spent:.1f}", *peer,
     ]  # fmt: skip
 
 

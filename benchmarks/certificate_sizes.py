@@ -122,8 +122,9 @@ def main() -> None:
                     )  # fmt: skip
             except UsageError as error:
                 table.add_row(name, "", "", str(error))
+            # As far as it is, for this takes a while.
+            figure(gaps).savefig(arguments.file, dpi=150)
     Console(width=140).print(table)
-    figure(gaps).savefig(arguments.file, dpi=150)
 
 
 if __name__ == "__main__":

@@ -228,10 +228,12 @@ def _loss(problem: TwoLayerProblem, data: Data, z: Tensor) -> Tensor:
 
 def _read_off(problem: TwoLayerProblem, terms: Terms, multipliers: list[Tensor]) -> Multipliers:
     R = terms.R.clamp_min(1e-300)[:, None]
-    widths = ((part / R).sqrt().clamp_min(NARROWEST).numpy() for part in (terms.squares, terms.pair_squares))
+    width, pair_width = (
+        (part / R).sqrt().clamp_min(NARROWEST).numpy() for part in (terms.squares, terms.pair_squares)
+    )
     _, mean, _, local, weights = (part.numpy() for part in multipliers)
     rows = None
     if terms.images is not None:
         lengths = torch.linalg.vector_norm(terms.images, dim=2, keepdim=True).clamp_min(1e-300)
         rows = np.maximum(local, SHORTEST)[..., None] * (terms.images / lengths).numpy()
-    return Multipliers(problem.negative_gradient(terms.z.numpy()), weights, mean, local, *widths, rows)
+    return Multipliers(problem.negative_gradient(terms.z.numpy()), weights, mean, local, width, pair_width, rows)

@@ -78,7 +78,7 @@ def certify(
 
 def _busy(pairs: Pairs, start: Multipliers) -> tuple[Pairs, Multipliers]:
     """The pairs that have a multiplier, and theirs."""
-    kept = (start.pairs > 0).any(axis=0)
+    kept = start.pairs.max(axis=0) > 0
     return pairs.only(kept), replace(start, pairs=start.pairs[:, kept], pair_width=start.pair_width[:, kept])
 
 
