@@ -24,16 +24,16 @@ Measured on two shared cores, --seconds 10, and --limit 60 but 20 for the first 
     synth-25-0.02       9.68 (10)       16.2 (.5)        16.4 (16)        16.4 (.9)
     diabetes-30-0.1     4.52 (10)       6.77 (.9)        6.73 (1.4)       6.73 (3), inaccurate
     diabetes-30-0.02    17.0 (9)        21.4 (1.4)       21.4 (3)         21.4 (3)
-    diabetes-100-0.1    8.1 (10)        11.4 (33)        11.3 (49)        not solved in 60 s
+    diabetes-100-0.1    6.89 (10)       11.4 (33)        11.3 (49)        not solved in 60 s
 
     for a width         ours, proven    of it due to the width    SCIP
-    synth-6-3-2         10.9 (5)        10.9                      .10 (13)
-    synth-10-3-2        15.3 (10)       14.9                      36.7 (60)
-    synth-20-3-3        5.2 (10)        .2                        100 (60)
-    synth-10-3-6        .5 (10)         0                         100 (60)
+    synth-6-3-2         11.0 (10)       10.9                      .10 (13)
+    synth-10-3-2        15.2 (10)       14.9                      36.7 (60)
+    synth-20-3-3        4.6 (10)        .2                        100 (60)
+    synth-10-3-6        .4 (10)         0                         100 (60)
 
-Ours of the last five is from before the search took rows (SOC-RLT). Neither relaxation for every width contains the
-other: on the first instance the DNN relaxation is tighter, on the others paired moments are.
+Neither relaxation for every width is always the tighter one: on the first instance DNN is, on the others paired moments
+are.
 
 Needs the extra `benchmark` (pyscipopt) for the rows of SCIP.
 """
