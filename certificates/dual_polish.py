@@ -7,6 +7,10 @@ With A, g and G of evidence.py the largest value of a sign is, by a price t on t
 (the trace of the moment matrix is 2). Maximized is D((b / H) v) over v, the multipliers, the widths and t, with the
 largest eigenvalue of both signs smoothed, H_mu = 2 mu b log sum exp(eigenvalues / (mu b)), and the corners of
 lh = max(0, .) rounded, for smaller and smaller mu. Every iterate is valid evidence; the best is kept.
+
+Rows w_i have l4 times a direction, of which l4 alone is varied: the best direction is that of U x_i, and it is taken
+between the descents from the moments U that belong to the multipliers, as the widths are. To vary all of w_i takes
+features times as many variables, and gets less far in the same time.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ CORNER = 0.3
 """How far lh is from its corner at zero, relative to the smoothing and to the mean size of v."""
 EDGE = 1e-6
 """How far the probabilities y v of a start are kept from 0 and 1."""
+DIRECTIONS = "directions"
+"""Of the rows (2, samples, features): the one part of the values that a descent leaves as it is."""
 Values = dict[str, Tensor]
 
 
@@ -47,6 +53,8 @@ def polish(
     deadline, data = time.perf_counter() + seconds, Data.of(problem, pairs)
     values = variables_of(problem, start)
     best, estimate = start, value_estimate(problem, pairs, start)
+    if start.rows is not None:
+        values[DIRECTIONS] = _units(torch.as_tensor(start.rows))
     values["price"] = best_prices(problem, data, values)
     for smoothing in (*SMOOTHINGS, *repeat(SMOOTHINGS[-1], MOST_REPEATS)):
         values = _ascend(problem, data, values, smoothing, deadline)
@@ -57,7 +65,7 @@ def polish(
         settled = smoothing == SMOOTHINGS[-1] and estimate - before <= SETTLED * abs(estimate)
         if settled or time.perf_counter() > deadline:
             break
-        values |= new_widths(problem, data, values, smoothing)
+        values |= from_moments(problem, data, values, smoothing)
     return best, estimate
 
 
@@ -70,7 +78,7 @@ def variables_of(problem: TwoLayerProblem, start: Multipliers) -> Values:
     made = {
         "v": v, "pairs": start.pairs, "mean": start.mean, "width": np.log(start.width),
         "pair_width": np.log(start.pair_width),
-        **({"local": start.local} if start.rows is None else {"rows": start.rows}),
+        "local": start.local if start.rows is None else np.linalg.norm(start.rows, axis=2),
     }  # fmt: skip
     return {name: torch.as_tensor(np.array(part, dtype=float)) for name, part in made.items()}
 
@@ -79,8 +87,8 @@ def multipliers_of(problem: TwoLayerProblem, values: Values) -> Multipliers:
     """The multipliers that the variables stand for."""
     parts = {name: part.numpy() for name, part in values.items()}
     v = _point(problem, torch.as_tensor(problem.y), values["v"]).numpy()
-    rows = parts.get("rows")
-    local = parts["local"] if rows is None else np.linalg.norm(rows, axis=2)
+    local = parts["local"]
+    rows = None if DIRECTIONS not in parts else local[..., None] * parts[DIRECTIONS]
     width, pair_width = (np.exp(np.clip(parts[name], -WIDEST, WIDEST)) for name in ("width", "pair_width"))
     return Multipliers(v, parts["pairs"], parts["mean"], local, width, pair_width, rows)
 
@@ -94,9 +102,8 @@ def matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: float
     signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     v, weights = _point(problem, data.y, values["v"]), values["pairs"]
     v0 = data.p * signs * v - data.pulled(weights)
-    rows = values.get("rows")
-    # The length is kept differentiable at zero.
-    local = values["local"] if rows is None else (rows.square().sum(2) + 1e-14).sqrt()
+    local = values["local"]
+    rows = None if DIRECTIONS not in values else local[..., None] * values[DIRECTIONS]
     raw = (v0 + 2 * local + values["mean"]) / 2
     # More than max(0, raw) is valid too; without its corner the search does not get stuck.
     half = torch.relu(raw) if not corner else (raw + (raw.square() + corner**2).sqrt()) / 2
@@ -116,13 +123,16 @@ def matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: float
     return torch.cat([top, torch.cat([g[..., None] / 2, A], 2)], 1)
 
 
-def new_widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:
-    """Widths tau^2 = x'U x / R from the moments that belong to the multipliers: those of idle ones were lost."""
+def from_moments(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:
+    """Widths tau^2 = x'U x / R, and directions U x, from the moments that belong to the multipliers.
+
+    The widths of idle multipliers were lost.
+    """
     J = problem.weight_decay * price_matrix(data.X.shape[1] + 1)
     try:
         eigenvalues, vectors = torch.linalg.eigh(matrices(problem, data, values) + values["price"][:, None, None] * J)
     except torch.linalg.LinAlgError:
-        # Very rarely the routine does not converge; the widths then stay.
+        # Very rarely the routine does not converge; all then stays.
         return {}
     soft = smoothing * problem.weight_decay
     shares = torch.softmax(eigenvalues.reshape(-1) / soft, 0).view(eigenvalues.shape)
@@ -133,7 +143,13 @@ def new_widths(problem: TwoLayerProblem, data: Data, values: Values, smoothing: 
         lengths = torch.linalg.vector_norm(rows, dim=1)
         squares = (rows @ scaled[:, 1:]).square().sum(2) / masses
         found[name] = squares.sqrt().clamp(NARROWEST * lengths.clamp_min(1e-12), lengths.clamp_min(1e-12)).log()
+    if DIRECTIONS in values:
+        found[DIRECTIONS] = _units(data.X @ scaled[:, 1:] @ scaled[:, 1:].mT)
     return found
+
+
+def _units(rows: Tensor) -> Tensor:
+    return rows / torch.linalg.vector_norm(rows, dim=2, keepdim=True).clamp_min(1e-300)
 
 
 def price_matrix(size: int) -> Tensor:
@@ -166,6 +182,8 @@ def _ascend(
     problem: TwoLayerProblem, data: Data, values: Values, smoothing: float, deadline: float
 ) -> Values:
     """L-BFGS on the smoothed dual until it converges or the time is over."""
+    fixed = {name: values[name] for name in (DIRECTIONS,) if name in values}
+    values = {name: part for name, part in values.items() if name not in fixed}
     names, shapes = list(values), [part.shape for part in values.values()]
     lengths = [part.numel() for part in values.values()]
     soft, J = smoothing * problem.weight_decay, problem.weight_decay * price_matrix(data.X.shape[1] + 1)
@@ -176,7 +194,7 @@ def _ascend(
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         variable = torch.tensor(flat, requires_grad=True)
-        here = unpacked(variable)
+        here = unpacked(variable) | fixed
         shifted = matrices(problem, data, here, corner) + here["price"][:, None, None] * J
         try:
             eigenvalues = torch.linalg.eigvalsh(shifted)
@@ -191,4 +209,5 @@ def _ascend(
     bounds = [(0, None) if name in ("pairs", "mean", "local") else (None, None)
               for name, length in zip(names, lengths, strict=True) for _ in range(length)]  # fmt: skip
     first = torch.cat([values[name].reshape(-1) for name in names]).numpy()
-    return unpacked(torch.as_tensor(minimize_until(objective, first, deadline, iterations=ITERATIONS, bounds=bounds)))
+    found = minimize_until(objective, first, deadline, iterations=ITERATIONS, bounds=bounds)
+    return fixed | unpacked(torch.as_tensor(found))

@@ -8,7 +8,10 @@ Each sign has a mass R, a first moment m and a second moment U = V V' of its neu
 subject to, with mu = X m, w = 2 s - mu, q_i = |V'x_i|^2 and the pairs S,
 
     w <= |V| sqrt(q)     lh        mu <= s     lm        0 <= s     l0        q / r <= w     l4
-    S w <= |V| |V'delta|     pi .
+    S w <= |V| |V'delta|     pi ,
+
+or, instead of q / r <= w, with |U x_i| <= w (SOC-RLT), which is tighter: then l4 times the direction of U x_i is the
+row of the sample.
 
 Few rounds of L-BFGS are made. As a bound their multipliers are poor; what they are good for is to start dual_polish.py.
 """
@@ -35,6 +38,8 @@ NARROWEST = 1e-6
 """Smallest width tau."""
 FEASIBLE = 1e-3
 """Largest violation at which the rounds may end."""
+SHORTEST = 1e-9
+"""Length of an idle row, which keeps its direction."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +108,23 @@ class Point:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the program is made of at a point: R (2,), q (2, samples), those of the pairs, z, and the constraints."""
+    """What the program is made of at a point.
+
+    R (2,), q (2, samples), those of the pairs, U x_i (2, samples, features) where there are rows, z, the constraints.
+    """
 
     R: Tensor
     squares: Tensor
     pair_squares: Tensor
+    images: Tensor | None
     z: Tensor
     violations: list[Tensor]
 
 
 def first_multipliers(
-    problem: TwoLayerProblem, pairs: Pairs, incumbent: Incumbent, seconds: float
+    problem: TwoLayerProblem, pairs: Pairs, incumbent: Incumbent, seconds: float, *, rows: bool = False
 ) -> tuple[Multipliers, float]:
-    """Multipliers from a few rounds of the augmented Lagrangian.
+    """Multipliers from a few rounds of the augmented Lagrangian, with rows (SOC-RLT) or without.
 
     Returns
     -------
@@ -126,11 +135,11 @@ def first_multipliers(
     deadline, data = time.perf_counter() + seconds, Data.of(problem, pairs)
     point = _moments(problem, incumbent)
     multipliers, penalty, worst = _guess(problem, incumbent, len(pairs)), PENALTY[problem.loss], np.inf
-    terms, value = _terms(data, point), incumbent.objective
+    terms, value = _terms(data, point, rows), incumbent.objective
     for _ in range(ROUNDS):
-        point = _descend(problem, data, point, multipliers, penalty, deadline)
+        point = _descend(problem, data, point, multipliers, penalty, deadline, rows)
         with torch.no_grad():
-            terms = _terms(data, point)
+            terms = _terms(data, point, rows)
             steps = zip(multipliers, terms.violations, strict=True)
             multipliers = [torch.relu(multiplier + penalty * part) for multiplier, part in steps]
             violation = max((float(part.max()) for part in terms.violations if part.numel()), default=0.0)
@@ -172,13 +181,14 @@ def _guess(problem: TwoLayerProblem, incumbent: Incumbent, pairs: int) -> list[T
 
 
 def _descend(
-    problem: TwoLayerProblem, data: Data, point: Point, multipliers: list[Tensor], penalty: float, deadline: float
-) -> Point:
+    problem: TwoLayerProblem, data: Data, point: Point, multipliers: list[Tensor], penalty: float, deadline: float,
+    rows: bool,
+) -> Point:  # fmt: skip
     """L-BFGS on the augmented Lagrangian."""
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         variable = torch.tensor(flat, requires_grad=True)
-        terms = _terms(data, point.like(variable))
+        terms = _terms(data, point.like(variable), rows)
         value = _loss(problem, data, terms.z) + problem.weight_decay * terms.R.sum()
         for multiplier, part in zip(multipliers, terms.violations, strict=True):
             value = value + torch.relu(multiplier + penalty * part).square().sum() / (2 * penalty)
@@ -189,7 +199,7 @@ def _descend(
     return point.like(torch.as_tensor(minimize_until(objective, point.flat(), deadline, iterations=ITERATIONS)))
 
 
-def _terms(data: Data, point: Point) -> Terms:
+def _terms(data: Data, point: Point, rows: bool) -> Terms:
     V, s = point.V, point.s
     a = point.a / point.a.norm(dim=1, keepdim=True).clamp_min(1)
     R = V.square().sum((1, 2))
@@ -201,11 +211,13 @@ def _terms(data: Data, point: Point) -> Terms:
     pair_squares = (data.differences @ V).square().sum(2)
     z = data.p * (s[0] - s[1]) + data.q * (mu[0] - mu[1])
     # The roots are kept differentiable at zero.
+    images = sent @ V.mT if rows else None
+    lengths = squares / data.norms if images is None else (images.square().sum(2) + 1e-14).sqrt()
     violations = [
-        w - root * (squares + 1e-14).sqrt(), mu - s, -s, squares / data.norms - w,
+        w - root * (squares + 1e-14).sqrt(), mu - s, -s, lengths - w,
         data.paired(w) - root * (pair_squares + 1e-14).sqrt(),
     ]  # fmt: skip
-    return Terms(R, squares, pair_squares, z, violations)
+    return Terms(R, squares, pair_squares, images, z, violations)
 
 
 def _loss(problem: TwoLayerProblem, data: Data, z: Tensor) -> Tensor:
@@ -216,6 +228,12 @@ def _loss(problem: TwoLayerProblem, data: Data, z: Tensor) -> Tensor:
 
 def _read_off(problem: TwoLayerProblem, terms: Terms, multipliers: list[Tensor]) -> Multipliers:
     R = terms.R.clamp_min(1e-300)[:, None]
-    widths = ((part / R).sqrt().clamp_min(NARROWEST).numpy() for part in (terms.squares, terms.pair_squares))
+    width, pair_width = (
+        (part / R).sqrt().clamp_min(NARROWEST).numpy() for part in (terms.squares, terms.pair_squares)
+    )
     _, mean, _, local, weights = (part.numpy() for part in multipliers)
-    return Multipliers(problem.negative_gradient(terms.z.numpy()), weights, mean, local, *widths)
+    rows = None
+    if terms.images is not None:
+        lengths = torch.linalg.vector_norm(terms.images, dim=2, keepdim=True).clamp_min(1e-300)
+        rows = np.maximum(local, SHORTEST)[..., None] * (terms.images / lengths).numpy()
+    return Multipliers(problem.negative_gradient(terms.z.numpy()), weights, mean, local, width, pair_width, rows)

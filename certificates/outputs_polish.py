@@ -28,9 +28,9 @@ from .dual_polish import (
     SMOOTHINGS,
     Values,
     best_prices,
+    from_moments,
     matrices,
     multipliers_of,
-    new_widths,
     price_matrix,
     variables_of,
 )
@@ -85,7 +85,7 @@ def polish_outputs(
         if settled or time.perf_counter() > deadline:
             break
         values = [
-            own | new_widths(column.problem, column.data, own, smoothing)
+            own | from_moments(column.problem, column.data, own, smoothing)
             for column, own in zip(columns, values, strict=True)
         ]
     return best, estimate

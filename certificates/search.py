@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from ..formulations.errors import UsageError
-from ..formulations.sample_pairs import nearest_pairs
+from ..formulations.sample_pairs import Pairs, nearest_pairs
 from .certificate import Certificate, make_certificate, require_checkable
 from .dual_polish import polish
 from .evidence import Multipliers, as_evidence, support_estimate
@@ -17,11 +18,14 @@ from .outputs_problem import OutputsProblem
 from .outputs_search import search_outputs
 from .problem import TwoLayerProblem
 
-FEW_FEATURES = 12
-NEIGHBOURS = (5, 2)
-"""Neighbours of each sample in pairs, for up to and above FEW_FEATURES features; few ones get several partners too."""
-SHARES = (0.5, 0.3)
-"""Of the time, for the incumbent and, of the rest, for the first multipliers."""
+FEW_FEATURES, FEW_SAMPLES = 12, 1_000
+NEIGHBOURS = {(True, True): 40, (True, False): 8, (False, True): 5, (False, False): 2}
+"""Of each sample, in pairs, by whether there are few samples and few features; few features get several partners too.
+
+Most pairs are idle. Those that the first multipliers leave so are dropped where samples are few.
+"""
+SHARES = (0.5, 0.3, 0.5)
+"""Of the time, for the incumbent and, of the rest, for the first multipliers of many samples and of few."""
 
 
 def certify(
@@ -80,12 +84,22 @@ def train(problem: TwoLayerProblem | OutputsProblem, *, seconds: float, random_s
 def _search(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float) -> dict[str, Any]:
     """Evidence for one output, as it stands in a certificate file."""
     began = time.perf_counter()
-    few = problem.X.shape[1] <= FEW_FEATURES
-    pairs = nearest_pairs(problem.X, problem.y, neighbours=NEIGHBOURS[not few], conic=few)
-    start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1] * seconds)
+    samples, features = problem.X.shape
+    few, low = samples <= FEW_SAMPLES, features <= FEW_FEATURES
+    pairs = nearest_pairs(problem.X, problem.y, neighbours=NEIGHBOURS[few, low], conic=low)
+    # Rows are tighter, and slower to find.
+    start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1 + few] * seconds, rows=few)
+    if few:
+        pairs, start = _busy(pairs, start)
     left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
     found, _ = polish(problem, pairs, start, left)
     return as_evidence(problem, pairs, _up_to_the_decay(problem, found, support_estimate(problem, pairs, found)))
+
+
+def _busy(pairs: Pairs, start: Multipliers) -> tuple[Pairs, Multipliers]:
+    """The pairs that have a multiplier, and theirs."""
+    kept = start.pairs.max(axis=0) > 0
+    return pairs.only(kept), replace(start, pairs=start.pairs[:, kept], pair_width=start.pair_width[:, kept])
 
 
 def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:

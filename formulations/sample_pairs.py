@@ -65,6 +65,14 @@ class Pairs:
         """P'pi: what the pairs take from every sample."""
         return np.bincount(self.sample, self.value * weights[self.pair], self.samples)
 
+    def only(self, kept: np.ndarray) -> Pairs:
+        """The pairs where `kept` (pairs,) holds."""
+        places, entries = np.cumsum(kept) - 1, kept[self.pair]
+        return Pairs(
+            places[self.pair[entries]], self.sample[entries], self.value[entries], self.of[kept],
+            self.differences[kept], self.samples,
+        )  # fmt: skip
+
     @cached_property
     def partners(self) -> list[list[tuple[int, float]]]:
         """The partners of every pair with their c_j."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificate_files import Content, numbers_of, permuted, places, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -42,7 +43,6 @@ LOSSES = ("squared", "logistic")
 ACTIVATIONS = {"relu": 0.0, "leaky_relu": 0.25, "absolute_value": -1.0}
 """With their slopes below zero."""
 EVIDENCE = ("data", "pairs", "partners", "rows", "everything")
-Content = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------ problems and networks
@@ -283,50 +283,17 @@ def times(value: Any, factor: float) -> Any:
     return [times(entry, factor) for entry in value]
 
 
-def numbers_of(content: Content) -> tuple[list[list[float]], list[float]]:
-    data = content["data"]
-    return [[float.fromhex(entry) for entry in row] for row in data["X"]], [float.fromhex(entry) for entry in data["y"]]
-
-
 @pytest.mark.parametrize("kind", EVIDENCE)
 def test_the_order_of_the_samples_does_not_matter(kind: str) -> None:
     content, _ = case("logistic", kind=kind)
     bound = checked(content)
-    n = len(content["data"]["y"])
-    order = np.random.default_rng(5).permutation(n).tolist()
-    place = {old: new for new, old in enumerate(order)}
-    vectors = [(content["data"], "X"), (content["data"], "y"), (content["evidence"], "v")]
-    for name in ("plus", "minus"):
-        side = content["evidence"][name]
-        vectors += [(side, key) for key in ("quadratic", "linear", "rows") if side[key] is not None]
-        for pair in side["pairs"]:
-            pair["of"] = place[pair["of"]]
-            pair["partners"] = [[place[j], c] for j, c in reversed(pair["partners"])]
-        side["pairs"].reverse()
-    for owner, key in vectors:
-        owner[key] = [owner[key][old] for old in order]
-    content["statement"]["data_sha256"] = data_digest(*numbers_of(content))
-    permuted = checked(content)
-    assert permuted.proven
-    assert permuted.lower_bound == bound.lower_bound
+    order = np.random.default_rng(5).permutation(len(content["data"]["y"])).tolist()
+    other = checked(permuted(content, order))
+    assert other.proven
+    assert other.lower_bound == bound.lower_bound
 
 
 # ------------------------------------------------------------------------------------ tampering
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths to all real numbers."""
-    if isinstance(value, str):
-        yield path
-    elif isinstance(value, list | dict):
-        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(entry, (*path, key))
-
-
-def put(content: Any, path: tuple[Any, ...], change: Callable[[float], float]) -> None:
-    for key in path[:-1]:
-        content = content[key]
-    content[path[-1]] = change(float.fromhex(content[path[-1]])).hex()
 
 
 CHANGES: dict[str, Callable[[float], float]] = {

@@ -74,17 +74,19 @@ def test_the_checker_finds_what_the_estimate_says(loss: str, activation: str, ro
     assert made.lower_bound == pytest.approx(max(estimate, 0), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-def test_the_dual_search_reaches_the_optimum_of_the_model(loss: str) -> None:
+def test_the_dual_search_reaches_the_optimum_of_the_model(loss: str, rows: bool) -> None:
     problem = small_problem(loss, samples=10)
     pairs = nearest_pairs(problem.X, problem.y, neighbours=2)
     model = PairedMoments.of(
         problem.X, problem.y if loss == "squared" else (problem.y > 0).astype(int), weight_decay=problem.weight_decay,
-        pairs=pairs, loss=loss,
+        pairs=pairs, loss=loss, rlt=rows,
     )  # fmt: skip
     optimum = float(model.program().solve(solver=cp.CLARABEL))
     incumbent = train_incumbent(problem, seconds=2)
-    start, relaxed = first_multipliers(problem, pairs, incumbent, 5)
+    start, relaxed = first_multipliers(problem, pairs, incumbent, 5, rows=rows)
+    assert (start.rows is not None) == rows
     _, reached = polish(problem, pairs, start, 6)
     assert relaxed == pytest.approx(optimum, rel=2e-2)
     assert reached <= optimum * (1 + 1e-4)

@@ -86,3 +86,14 @@ def test_pulled_is_the_transpose_and_zero_factors_are_left_out() -> None:
 def test_refusals(arguments: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         nearest_pairs(**({"X": draw()[0]} | arguments))
+
+
+def test_some_of_the_pairs() -> None:
+    X = np.random.default_rng(0).standard_normal((9, 3))
+    pairs = nearest_pairs(X, neighbours=2, conic=True)
+    kept = np.arange(len(pairs)) % 3 == 1
+    some = pairs.only(kept)
+    np.testing.assert_array_equal(some.matrix, pairs.matrix[kept])
+    np.testing.assert_array_equal(some.differences, pairs.differences[kept])
+    assert some.partners == [part for part, held in zip(pairs.partners, kept, strict=True) if held]
+    assert not len(pairs.only(np.zeros(len(pairs), dtype=bool)))
