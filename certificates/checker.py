@@ -45,6 +45,19 @@ Proof
 5. Rounding. A and g are sums of integers over powers of two, without any error. The numbers r, l, gamma and e are
    rounded up, which can only make the bounds of steps 2 to 4 larger; t and D(t v) are rounded down.
 
+Proof by cones
+--------------
+For data with few features evidence of the kind "cone_search" replaces steps 2 to 4. With v0 = s (1 - q) v and
+l = s q X'v, F(u) = s v'phi(X u) = l'u + sum_i v0_i (x_i'u)_+.
+
+6. The orthants cover all u. A cone, all u = sum_k l_k u_k with l_k >= 0, is the union of the two cones in which w =
+   a u_j + b u_k with a, b > 0 takes the place of u_j, and of u_k. So the cones that are not split cover all u.
+
+7. On such a cone (x_i'u)_+ is linear where x_i'u_k has one sign for all k. Else, if v0_i > 0, it is at most
+   sum_k l_k (x_i'u_k)_+, as it is convex; if v0_i < 0, it is at least 0 and at least x_i'u, and we take one of these.
+   In all F(u) <= sum_k l_k c_k with numbers c_k. Let w'u_k > 0 for all k, theta >= 0 and theta >= c_k / w'u_k. Then
+   F(u) <= theta sum_k l_k w'u_k = theta w'u <= theta |w| for |u| <= 1. Only |w| is not rational; it is rounded up.
+
 The file
 --------
 One JSON object. Real numbers are texts as float.hex() writes them, indices are integers from 0; no key may be missing.
@@ -54,9 +67,13 @@ One JSON object. Real numbers are texts as float.hex() writes them, indices are 
                  last column of X is constant; or "none"), samples, features, data_sha256 (see `data_digest`),
                  lower_bound, incumbent (the objective of the best network known, or null), preparation (a text)
     data         X (a list for each sample) and y
-    evidence     kind ("paired_moments"), v, and for the signs + and -, plus and minus: rho, quadratic and linear (one
-                 for each datum), pairs, rows (null, or w_i or null for each datum). A pair has the keys of (the datum),
-                 partners ([j, c_j] each), weight, quadratic and linear
+    evidence     kind, v, and for the signs + and -, plus and minus. Of the kind "paired_moments" they hold: rho,
+                 quadratic and linear (one for each datum), pairs, rows (null, or w_i or null for each datum). A pair
+                 has the keys of (the datum), partners ([j, c_j] each), weight, quadratic and linear.
+                 Of the kind "cone_search": a text for each level, a character for each of its cones; 0 if it is not
+                 split, the k-th of 123...z if it is split along the k-th of its edges (1, 2), (1, 3), ..., (d - 1, d).
+                 Level 0 are the orthants, u_k = +-e_k, - where binary digit k of the number of the orthant is 1. A
+                 level has two cones for each one that the level before splits, in that order: first w for u_j
     network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent
 """
 
@@ -73,10 +90,11 @@ import struct
 import sys
 import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from fractions import Fraction
+from itertools import accumulate, combinations
 from operator import index, mul
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,15 +108,29 @@ MOST_PRODUCTS = 100_000_000
 """Of integers, to prove a bound. Their size is bounded because that of floats is."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""
+MOST_CONES = 200_000
+"""That are gone through here; `convexblocks check` goes through more, in floating point rounded outward."""
+MOST_CONE_FEATURES = 8
+LONGEST_GENERATOR = 2**50
+"""Largest entry of a generator, so that floats hold it too."""
+SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
+LEAF = SYMBOLS[0]
+PROPOSAL_BITS, PROPOSAL_UNIT = 900, 1 << 30
 LONGEST_TEXT = 10_000
 PRECISION = 128
 """Bits that are kept where a number is rounded."""
 
 Matrix = Sequence[Sequence[float]]
+Replay = Callable[[Matrix, Sequence[float], float, int, Sequence[str]], float]
+"""X, v, the slope of the activation below zero, a sign and the levels of cones -> what `_cone_bound` would say."""
 
 
 class NotACertificate(ValueError):  # noqa: N818 (it says what the file is, and no more)
     """The file cannot be read as a certificate; the message says where and why."""
+
+
+class TooManyCones(NotACertificate):
+    """A search over more cones than exact arithmetic goes through here."""
 
 
 class _Rejected(Exception):  # noqa: N818 (an answer, caught in `check_text`)
@@ -127,6 +159,8 @@ class Bound:
         What else a reader should know.
     seconds : float
         Time spent.
+    exact : bool
+        Whether all was computed in exact arithmetic; if not, cones were gone through by the `replay` of `check_text`.
     """
 
     proven: bool
@@ -137,6 +171,7 @@ class Bound:
     reason: str
     notes: tuple[str, ...]
     seconds: float
+    exact: bool = True
 
     @property
     def gap_percent(self) -> float | None:
@@ -165,12 +200,18 @@ class _Side(NamedTuple):
     """Empty where there is none."""
 
 
+class _Cones(NamedTuple):
+    """The evidence for one sign: how the cones of every level are split."""
+
+    levels: list[str]
+
+
 class _Certificate(NamedTuple):
     statement: dict[str, Any]
     X: list[list[float]]
     y: list[float]
     v: list[float]
-    sides: dict[int, _Side]
+    sides: dict[int, _Side | _Cones]
     """By sign, 1 and -1."""
     network: tuple[list[list[float]], list[float]] | None
 
@@ -216,14 +257,28 @@ def check(path: str | Path, data: Any = None) -> Bound:
     return check_text(text, data)
 
 
-def check_text(text: str, data: Any = None) -> Bound:
-    """`check` for the text of a certificate."""
+def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bound:
+    """`check` for the text of a certificate.
+
+    With `replay` cones are gone through by that, in floating point, in place of exact arithmetic.
+
+    Raises
+    ------
+    TooManyCones
+        If there are more than exact arithmetic goes through, and there is no `replay`.
+    """
     start = time.perf_counter()
     certificate = _read(text)
+    cones = sum(len(level) for side in certificate.sides.values() if isinstance(side, _Cones) for level in side.levels)
+    if cones > MOST_CONES and replay is None:
+        raise TooManyCones(
+            f"too large: {cones:,} cones; at most {MOST_CONES:,} are gone through in exact arithmetic (`convexblocks "
+            "check` goes through more in floating point, with all roundings counted)"
+        )
     lower_bound, notes, reason = 0.0, [], ""
     try:
         notes.append(_check_data(certificate, data))
-        H = max(_support_bound(certificate, sign) for sign in (1, -1))
+        H = max(_support_bound(certificate, sign, replay) for sign in (1, -1))
         lower_bound = max(0.0, _float_below(_dual_value(certificate, H)))
         notes.append(_check_incumbent(certificate, lower_bound))
         _check_claim(certificate, lower_bound)
@@ -231,7 +286,8 @@ def check_text(text: str, data: Any = None) -> Bound:
         reason = str(rejection)
     statement, seconds = certificate.statement, time.perf_counter() - start
     claim, incumbent = statement["lower_bound"], statement["incumbent"]
-    return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds)
+    exact = not cones or replay is None
+    return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds, exact)
 
 
 def data_digest(X: Iterable[Iterable[float]], y: Iterable[float]) -> str:
@@ -292,7 +348,8 @@ def describe(bound: Bound) -> str:
         incumbent = _decimal(bound.incumbent, ROUND_CEILING)
         gap = f"{bound.gap_percent:.4g} %, that is 100 (1 - lower bound / incumbent)"
     return "\n".join([
-        "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
+        (f"PROVEN in {'exact' if bound.exact else 'floating-point'} arithmetic" if bound.proven
+         else f"NOT PROVEN: {bound.reason}"),
         "",
         f"For every width m, all hidden weights w_1, ..., w_m in R^{features}, all output weights a_1, ..., a_m in R,",
         "",
@@ -311,6 +368,7 @@ def describe(bound: Bound) -> str:
         f"incumbent    {incumbent}",
         f"gap          {gap}",
         *(f"note         {note}" for note in bound.notes),
+        *([] if bound.exact else ["note         cones were gone through in floating point, all roundings counted"]),
         f"time         {bound.seconds:.2f} s",
     ])  # fmt: skip
 
@@ -432,9 +490,17 @@ def _dual_value(certificate: _Certificate, H: Fraction) -> Fraction:
     return sum((_entropy_below(t * p) for p in probabilities), Fraction())
 
 
-def _support_bound(certificate: _Certificate, sign: int) -> Fraction:
-    """A number that is at least sign * v'phi(X u) for all |u| = 1: steps 2 to 4."""
+def _support_bound(certificate: _Certificate, sign: int, replay: Replay | None = None) -> Fraction:
+    """A number that is at least sign * v'phi(X u) for all |u| = 1: steps 2 to 4, or the section on cones."""
     side, name = certificate.sides[sign], "plus" if sign > 0 else "minus"
+    if isinstance(side, _Cones):
+        if replay is None:
+            return _cone_bound(certificate, side.levels, sign)
+        slope = float(_slope_below_zero(certificate.statement))
+        try:
+            return Fraction(replay(certificate.X, certificate.v, slope, sign, side.levels))
+        except ValueError as error:
+            raise _Rejected(f"evidence.{name}: {error}") from None
     rho = Fraction(side.rho)
     q = _slope_below_zero(certificate.statement)
     X, bits = _integer_rows(certificate.X)
@@ -563,6 +629,158 @@ def _peak(B: list[list[Fraction]], half: list[Fraction]) -> Fraction | None:
     return (sum(map(mul, C[d], C[d])) + slack) * Fraction(2) ** (2 * scale[d] - 2 * PRECISION)
 
 
+# ------------------------------------------------------------------------------------ the proof by cones
+
+
+class _Cone(NamedTuple):
+    """A cone of the search, with what is known of F on it; see the section on cones.
+
+    `generators` are d integer vectors; `linear` holds, for each of them, the part of F that is linear on the cone, and
+    `bent` (v0_i, x_i'u for each generator u) for the samples whose positive part is not, all in integer units.
+    """
+
+    level: int
+    position: int
+    generators: list[list[int]]
+    linear: list[int]
+    bent: list[tuple[int, list[int]]]
+
+
+def _cone_bound(certificate: _Certificate, levels: list[str], sign: int) -> Fraction:
+    """A number that is at least sign * v'phi(X u) for all |u| = 1: the largest bound on a cone that is not split."""
+    name = "plus" if sign > 0 else "minus"
+    q = _slope_below_zero(certificate.statement)
+    X, bits = _integer_rows(certificate.X)
+    signed = [sign * Fraction(value) for value in certificate.v]
+    factors, factor_bits = _integers([(1 - q) * value for value in signed] + [q * value for value in signed])
+    v0, below = factors[: len(X)], factors[len(X) :]
+    columns = list(zip(*X, strict=True))
+    slope = [sum(map(mul, below, column)) for column in columns]
+    splits_before = [list(accumulate((symbol != LEAF for symbol in level), initial=0)) for level in levels]
+    largest = Fraction()
+    todo = [_first_cone(X, v0, slope, place) for place in reversed(range(1 << len(columns)))]
+    while todo:
+        cone = todo.pop()
+        symbol = levels[cone.level][cone.position]
+        if symbol == LEAF:
+            largest = max(largest, _largest_on(cone.generators, _chord_values(cone)))
+        else:
+            first, second = _edges(len(columns))[SYMBOLS.index(symbol) - 1]
+            todo += _split(cone, first, second, 2 * splits_before[cone.level][cone.position], name)
+    return _root_above(largest) / (1 << (bits + factor_bits))
+
+
+def _edges(d: int) -> list[tuple[int, int]]:
+    """The edges of a cone of d generators, in the order of their symbols."""
+    return list(combinations(range(d), 2))
+
+
+def _first_cone(X: list[list[int]], v0: list[int], slope: list[int], place: int) -> _Cone:
+    """The orthant of a number: entry k of its vectors is negative where binary digit k of the number is 1."""
+    signs = [-1 if place >> k & 1 else 1 for k in range(len(slope))]
+    generators = [[sign * (k == j) for j in range(len(signs))] for k, sign in enumerate(signs)]
+    bent = [(value, list(map(mul, signs, row))) for value, row in zip(v0, X, strict=True) if value]
+    return _settled(_Cone(0, place, generators, list(map(mul, signs, slope)), bent))
+
+
+def _settled(cone: _Cone) -> _Cone:
+    """The same cone, the samples that are linear on it taken from `bent`."""
+    linear, bent = cone.linear, []
+    for value, inner in cone.bent:
+        if max(inner) <= 0:
+            continue
+        if min(inner) >= 0:
+            linear = [entry + value * z for entry, z in zip(linear, inner, strict=True)]
+        else:
+            bent.append((value, inner))
+    return cone._replace(linear=linear, bent=bent)
+
+
+def _split(cone: _Cone, first: int, second: int, position: int, name: str) -> list[_Cone]:
+    """The two cones that have a u_first + b u_second in place of u_second, and of u_first."""
+    sizes = [max(map(abs, cone.generators[k])) for k in (first, second)]
+    a, b = (max(1, (2 * other + size) // (2 * size)) for size, other in zip(sizes, reversed(sizes), strict=True))
+
+    def between(values: list[Any]) -> Any:
+        return a * values[first] + b * values[second]
+
+    middle = [a * x + b * y for x, y in zip(cone.generators[first], cone.generators[second], strict=True)]
+    if max(map(abs, middle)) > LONGEST_GENERATOR:
+        raise _Rejected(f"evidence.{name}: cones are split too finely: entries are above {LONGEST_GENERATOR}")
+    new = [(value, inner, between(inner)) for value, inner in cone.bent]
+    linear = between(cone.linear)
+    found = []
+    for k, place in ((second, position + 1), (first, position)):
+        bent = [(value, [*inner[:k], z, *inner[k + 1 :]]) for value, inner, z in new]
+        generators = [*cone.generators[:k], middle, *cone.generators[k + 1 :]]
+        there = [*cone.linear[:k], linear, *cone.linear[k + 1 :]]
+        found.append(_settled(_Cone(cone.level + 1, place, generators, there, bent)))
+    return found
+
+
+def _chord_values(cone: _Cone) -> list[int]:
+    """The c of the section on cones, for each generator."""
+    values = cone.linear
+    for value, inner in cone.bent:
+        if value > 0:
+            values = [entry + value * z if z > 0 else entry for entry, z in zip(values, inner, strict=True)]
+        elif sum(inner) > 0:
+            values = [entry + value * z for entry, z in zip(values, inner, strict=True)]
+    return values
+
+
+def _largest_on(generators: list[list[int]], values: list[int]) -> Fraction:
+    """At least the square of the largest value of sum_k l_k values_k, l_k >= 0 and |sum_k l_k u_k| <= 1, or of 0."""
+    if max(values) <= 0:
+        return Fraction()
+    bounds = []
+    # Generators lie in one orthant, so that their sum has a positive product with each of them.
+    for w in (*_proposals(generators, values), [sum(column) for column in zip(*generators, strict=True)]):
+        inner = [sum(map(mul, u, w)) for u in generators]
+        if min(inner) > 0:
+            theta = max(Fraction(value, product) for value, product in zip(values, inner, strict=True))
+            bounds.append(theta * theta * sum(map(mul, w, w)))
+    return min(bounds)
+
+
+def _proposals(generators: list[list[int]], values: list[int]) -> list[list[int]]:
+    """The sum of the normalized generators, and short w with w'u_k >= values_k for most k. Any w will do."""
+    shift = max(max(map(abs, values)).bit_length() - PROPOSAL_BITS, 0)
+    lengths = [math.hypot(*u) for u in generators]
+    units = [[entry / length for entry in u] for u, length in zip(generators, lengths, strict=True)]
+    targets = [(value >> shift) / length for value, length in zip(values, lengths, strict=True)]
+    kept, found = list(range(len(units))), [[sum(column) for column in zip(*units, strict=True)]]
+    while True:
+        factors = _solve([[sum(map(mul, units[k], units[j])) for j in kept] for k in kept], [targets[k] for k in kept])
+        found.append([sum(map(mul, factors, column)) for column in zip(*(units[k] for k in kept), strict=True)])
+        positive = [k for k, factor in zip(kept, factors, strict=True) if factor > 0]
+        if len(positive) in (0, len(kept)):
+            return [_rounded(w) for w in found]
+        kept = positive
+
+
+def _rounded(w: list[float]) -> list[int]:
+    """Integers about proportional to floats; zeros where these are not finite, or zero."""
+    size = max(map(abs, w))
+    return [round(PROPOSAL_UNIT * (entry / size)) if 0 < size < math.inf else 0 for entry in w]
+
+
+def _solve(gram: list[list[float]], targets: list[float]) -> list[float]:
+    """Gaussian elimination in floating point; zeros where a pivot is not positive."""
+    rows = [[*row, target] for row, target in zip(gram, targets, strict=True)]
+    for k, row in enumerate(rows):
+        if not row[k] > 0:
+            return [0.0] * len(rows)
+        for other in rows[k + 1 :]:
+            factor = other[k] / row[k]
+            for j in range(k + 1, len(other)):
+                other[j] -= factor * row[j]
+    solution: list[float] = []
+    for k, row in reversed(list(enumerate(rows))):
+        solution.insert(0, (row[-1] - sum(map(mul, row[k + 1 : -1], solution))) / row[k])
+    return solution
+
+
 # ------------------------------------------------------------------------------------ numbers
 
 
@@ -582,6 +800,13 @@ def _integer_rows(rows: Matrix) -> tuple[list[list[int]], int]:
 def _dot(left: Sequence[float], right: Sequence[float]) -> Fraction:
     """The inner product, exactly."""
     return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left, right, strict=True)), Fraction())
+
+
+def _root_above(value: Fraction) -> Fraction:
+    """The square root, rounded up."""
+    product = value.numerator * value.denominator << 2 * PRECISION
+    root = math.isqrt(product)
+    return Fraction(root + (root * root < product), value.denominator << PRECISION)
 
 
 def _norm(row: list[int], bits: int) -> Fraction:
@@ -696,10 +921,10 @@ def _read(text: str) -> _Certificate:
     data = _object(root["data"], "X y", "data")
     X, y = _matrix(data["X"], n, d, "data.X"), _reals(data["y"], n, "data.y")
     evidence = _object(root["evidence"], "kind v plus minus", "evidence")
-    _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
+    _choice(evidence["kind"], ("paired_moments", "cone_search"), "evidence.kind")
     v = _reals(evidence["v"], n, "evidence.v")
-    sides = {sign: _read_side(evidence[name], n, d, f"evidence.{name}") for sign, name in ((1, "plus"), (-1, "minus"))}
-    _limit("products of integers", sum(_products(side, n, d) for side in sides.values()), MOST_PRODUCTS)
+    read = _read_side if evidence["kind"] == "paired_moments" else _read_cones
+    sides = {sign: read(evidence[name], n, d, f"evidence.{name}") for sign, name in ((1, "plus"), (-1, "minus"))}
     network = root["network"]
     if network is not None:
         if statement["incumbent"] is None:
@@ -762,6 +987,20 @@ def _read_side(value: Any, n: int, d: int, where: str) -> _Side:
         [_read_pair(pair, n, f"{where}.pairs[{k}]") for k, pair in enumerate(pairs)],
         [[] if row is None else _reals(row, d, f"{where}.rows[{i}]") for i, row in enumerate(rows)],
     )
+
+
+def _read_cones(value: Any, n: int, d: int, where: str) -> _Cones:
+    if d > MOST_CONE_FEATURES:
+        raise NotACertificate(f"{where}: cones are for at most {MOST_CONE_FEATURES} features, the data have {d}")
+    levels = _list(value, None, where)
+    known, expected = SYMBOLS[: 1 + len(_edges(d))], 1 << d
+    for level, text in enumerate(levels):
+        if not isinstance(text, str) or len(text) != expected or set(text) - set(known):
+            raise _unexpected(f"{where}[{level}]", text, f"a text of {expected} characters from {known!r}")
+        expected = 2 * (expected - text.count(LEAF))
+    if expected:
+        raise NotACertificate(f"{where} has {len(levels)} levels; the last one is split into {expected} more cones")
+    return _Cones(levels)
 
 
 def _read_pair(value: Any, n: int, where: str) -> _Pair:

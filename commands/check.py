@@ -31,7 +31,8 @@ def check(
 ) -> None:
     """Prove a lower bound again, in exact arithmetic, with nothing but the file."""
     # Imported here because the room brings torch, which --help need not wait for.
-    from ..certificates.checker import NotACertificate, check_text, describe
+    from ..certificates.certificate import prove
+    from ..certificates.checker import NotACertificate, describe
 
     try:
         text = certificate.read_text(encoding="utf-8")
@@ -40,10 +41,10 @@ def check(
         raise typer.Exit(2) from None
     try:
         with working("proving ...", quiet=json):
-            bound = check_text(text)
+            bound = prove(text)
             if data is not None and bound.proven:
                 own = _own(text, data, classes, samples, data_dir)
-                bound = bound if own is None else check_text(text, data=own)
+                bound = bound if own is None else prove(text, own)
     except NotACertificate as error:
         complain(f"{str(certificate)!r} is not a certificate: {error}")
         raise typer.Exit(2) from None
