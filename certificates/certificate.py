@@ -35,7 +35,7 @@ from .problem import TwoLayerProblem
 HEX_BYTES = 24
 """Of a number in the file, about."""
 ROUNDING = 1e-9
-"""An incumbent that is too large for exact arithmetic is stated larger by this share."""
+"""By this share what was computed in floating point is stated larger (an incumbent), or smaller (a bound)."""
 
 
 class CertificateError(RuntimeError):
@@ -109,7 +109,7 @@ def make_certificate(
     """
     made = _content(problem, evidence, incumbent)
     try:
-        # Slightly below what exact arithmetic proves of cones, and much faster.
+        # Nearly what exact arithmetic proves of cones, and much faster.
         first = check_text(_text(made), replay=replay)
     except NotACertificate as refusal:
         raise UsageError(f"the problem is too large for the checker ({refusal}); take fewer samples.") from None
@@ -118,7 +118,8 @@ def make_certificate(
             f"the checker does not accept this certificate ({first.reason}). This is a mistake of convexblocks: please "
             "report it, with the data if you can."
         )
-    made["statement"]["lower_bound"] = first.lower_bound.hex()
+    claim = first.lower_bound if first.exact else first.lower_bound * (1 - ROUNDING)
+    made["statement"]["lower_bound"] = claim.hex()
     text = _text(made)
     bound = prove(text) if first.lower_bound > 0 else first
     if not bound.proven:

@@ -108,8 +108,8 @@ MOST_PRODUCTS = 100_000_000
 """Of integers, to prove a bound. Their size is bounded because that of floats is."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""
-MOST_CONES = 200_000
-"""That are gone through here; `convexblocks check` goes through more, in floating point rounded outward."""
+MOST_CONE_SAMPLES = 50_000_000
+"""Cones times samples that are gone through here; `convexblocks check` goes through more, in floating point."""
 MOST_CONE_FEATURES = 8
 LONGEST_GENERATOR = 2**50
 """Largest entry of a generator, so that floats hold it too."""
@@ -270,9 +270,10 @@ def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bou
     start = time.perf_counter()
     certificate = _read(text)
     cones = sum(len(level) for side in certificate.sides.values() if isinstance(side, _Cones) for level in side.levels)
-    if cones > MOST_CONES and replay is None:
+    most = MOST_CONE_SAMPLES // len(certificate.y)
+    if cones > most and replay is None:
         raise TooManyCones(
-            f"too large: {cones:,} cones; at most {MOST_CONES:,} are gone through in exact arithmetic (`convexblocks "
+            f"too large: {cones:,} cones; exact arithmetic goes through at most {most:,} for these data (`convexblocks "
             "check` goes through more in floating point, with all roundings counted)"
         )
     lower_bound, notes, reason = 0.0, [], ""
@@ -932,6 +933,8 @@ def _read(text: str) -> _Certificate:
         network = _object(network, "weights outputs", "network")
         outputs = _reals(network["outputs"], None, "network.outputs")
         network = _matrix(network["weights"], len(outputs), d, "network.weights"), outputs
+    products = sum(_products(side, n, d) for side in sides.values() if isinstance(side, _Side))
+    _limit("products of integers", products, MOST_PRODUCTS)
     return _Certificate(statement, X, y, v, sides, network)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ..formulations.errors import UsageError
 from ..formulations.sample_pairs import nearest_pairs
 from .certificate import Certificate, make_certificate, require_checkable
+from .checker import MOST_CONE_FEATURES
+from .cone_evidence import search_evidence
 from .dual_polish import polish
 from .evidence import Multipliers, as_evidence, support_estimate
 from .incumbent import Incumbent, train_incumbent
@@ -18,11 +21,14 @@ NEIGHBOURS = (5, 2)
 """Neighbours of each sample in pairs, for up to and above FEW_FEATURES features; few ones get several partners too."""
 SHARES = (0.5, 0.3)
 """Of the time, for the incumbent and, of the rest, for the first multipliers."""
+CONE_SHARE = 0.7
+"""Of the time, after which paired moments are tried too unless cones are fine by then."""
+METHODS = ("auto", "cone_search", "paired_moments")
 
 
 def certify(
     problem: TwoLayerProblem, incumbent: Incumbent | None = None, *, seconds: float = 60.0, random_state: int = 0,
-    stated: Incumbent | None = None,
+    stated: Incumbent | None = None, method: str = "auto",
 ) -> Certificate:  # fmt: skip
     """Prove a lower bound on the training objective of every network of every width.
 
@@ -38,6 +44,8 @@ def certify(
         Seed of the training.
     stated : Incumbent, optional
         The network that the certificate compares the bound with, where it is another one than the incumbent.
+    method : str
+        "paired_moments"; "cone_search", for at most 8 features, sharp for at most 6 or so; or "auto", the better one.
 
     Returns
     -------
@@ -48,24 +56,55 @@ def certify(
     Raises
     ------
     UsageError
-        If the time is not above zero, or the problem is larger than the checker takes.
+        If the time is not above zero, the problem is larger than the checker takes, or the method is unknown, has no
+        use for so many features, or found nothing in the time.
     CertificateError
         If the proven bound is above the incumbent: please report that.
     """
     if not seconds > 0:
         raise UsageError(f"seconds is {seconds!r}; expected a number above 0.")
+    if method not in METHODS:
+        raise UsageError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
+    if method == "cone_search" and problem.X.shape[1] > MOST_CONE_FEATURES:
+        raise UsageError(
+            f"X has {problem.X.shape[1]} columns; cones are for at most {MOST_CONE_FEATURES}: take fewer principal "
+            "components, or paired moments."
+        )
     require_checkable(problem)
     if incumbent is None:
         incumbent = train_incumbent(problem, seconds=SHARES[0] * seconds, random_state=random_state)
         seconds *= 1 - SHARES[0]
     began = time.perf_counter()
+    evidence = _search(problem, incumbent, seconds, method)
+    return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
+
+
+def _search(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float, method: str) -> dict[str, Any]:
+    """Evidence by cones or by paired moments, of which "auto" takes the better one."""
+    began, cones = time.perf_counter(), None
+    if method == "cone_search" or (method == "auto" and problem.X.shape[1] <= MOST_CONE_FEATURES):
+        share = 1.0 if method == "cone_search" else CONE_SHARE
+        cones = search_evidence(problem, incumbent, began + share * seconds, began + seconds)
+        if cones is not None and (cones.fine or method == "cone_search"):
+            return cones.as_evidence()
+        if method == "cone_search":
+            raise UsageError(
+                f"cones found no bound in {seconds:g} s; give more time, or take paired moments (method 'auto')."
+            )
+    moments, estimate = _moments(problem, incumbent, max(0.1 * seconds, began + seconds - time.perf_counter()))
+    return cones.as_evidence() if cones is not None and cones.estimate > estimate else moments
+
+
+def _moments(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float) -> tuple[dict[str, Any], float]:
+    """Evidence by paired moments, and the lower bound that it will prove: an estimate."""
+    began = time.perf_counter()
     few = problem.X.shape[1] <= FEW_FEATURES
     pairs = nearest_pairs(problem.X, problem.y, neighbours=NEIGHBOURS[not few], conic=few)
     start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1] * seconds)
     left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
-    found, _ = polish(problem, pairs, start, left)
-    evidence = as_evidence(problem, pairs, _up_to_the_decay(problem, found, support_estimate(problem, pairs, found)))
-    return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
+    found, estimate = polish(problem, pairs, start, left)
+    scaled = _up_to_the_decay(problem, found, support_estimate(problem, pairs, found))
+    return as_evidence(problem, pairs, scaled), estimate
 
 
 def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:
