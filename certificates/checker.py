@@ -94,7 +94,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from fractions import Fraction
-from itertools import accumulate, combinations
+from itertools import combinations
 from operator import index, mul
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,9 +108,13 @@ MOST_PRODUCTS = 100_000_000
 """Of integers, to prove a bound. Their size is bounded because that of floats is."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""
-MOST_CONE_SAMPLES = 50_000_000
-"""Cones times samples that are gone through here; `convexblocks check` goes through more, in floating point."""
 MOST_CONE_FEATURES = 8
+MOST_CONES, MOST_CONE_SAMPLES = 1_000_000, 50_000_000
+"""Cones, and cones times samples, that are gone through here; `convexblocks check` takes more, in floating point."""
+MOST_LEVEL_SAMPLES = 2_000_000
+"""Levels of cones times samples: so much is held in memory here."""
+MOST_REPLAYED = 100_000_000_000
+"""Cones times samples that are gone through in floating point."""
 LONGEST_GENERATOR = 2**50
 """Largest entry of a generator, so that floats hold it too."""
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -269,13 +273,15 @@ def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bou
     """
     start = time.perf_counter()
     certificate = _read(text)
-    cones = sum(len(level) for side in certificate.sides.values() if isinstance(side, _Cones) for level in side.levels)
-    most = MOST_CONE_SAMPLES // len(certificate.y)
-    if cones > most and replay is None:
-        raise TooManyCones(
-            f"too large: {cones:,} cones; exact arithmetic goes through at most {most:,} for these data (`convexblocks "
-            "check` goes through more in floating point, with all roundings counted)"
-        )
+    trees = [side.levels for side in certificate.sides.values() if isinstance(side, _Cones)]
+    if replay is None:
+        if too_many := too_many_cones(trees, len(certificate.y)):
+            raise TooManyCones(
+                f"too large: {too_many}; `convexblocks check` goes through more in floating point, with all roundings "
+                "counted"
+            )
+    else:
+        _limit("cones times samples", _count(trees) * len(certificate.y), MOST_REPLAYED)
     lower_bound, notes, reason = 0.0, [], ""
     try:
         notes.append(_check_data(certificate, data))
@@ -287,8 +293,33 @@ def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bou
         reason = str(rejection)
     statement, seconds = certificate.statement, time.perf_counter() - start
     claim, incumbent = statement["lower_bound"], statement["incumbent"]
-    exact = not cones or replay is None
+    exact = not trees or replay is None
     return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds, exact)
+
+
+def too_many_cones(trees: Iterable[Sequence[str]], samples: int) -> str:
+    """Why exact arithmetic does not go through trees of cones, each given by its levels; empty where it does.
+
+    Examples
+    --------
+    >>> too_many_cones([["0000"], ["1000", "00"]], samples=100)
+    ''
+    >>> too_many_cones([["0000"]], samples=20_000_000)
+    '4 cones; exact arithmetic goes through at most 2 for these data'
+    """
+    trees = list(trees)
+    cones, most = _count(trees), min(MOST_CONES, MOST_CONE_SAMPLES // samples)
+    if cones > most:
+        return f"{cones:,} cones; exact arithmetic goes through at most {most:,} for these data"
+    levels, most = max(map(len, trees), default=0), MOST_LEVEL_SAMPLES // samples
+    if levels > most:
+        return f"{levels:,} levels of cones; exact arithmetic goes through at most {most:,} for these data"
+    return ""
+
+
+def _count(trees: Iterable[Sequence[str]]) -> int:
+    """All cones of trees."""
+    return sum(len(level) for levels in trees for level in levels)
 
 
 def data_digest(X: Iterable[Iterable[float]], y: Iterable[float]) -> str:
@@ -500,7 +531,8 @@ def _support_bound(certificate: _Certificate, sign: int, replay: Replay | None =
         slope = float(_slope_below_zero(certificate.statement))
         try:
             return Fraction(replay(certificate.X, certificate.v, slope, sign, side.levels))
-        except ValueError as error:
+        # OverflowError: no finite number was proved.
+        except (ValueError, OverflowError) as error:
             raise _Rejected(f"evidence.{name}: {error}") from None
     rho = Fraction(side.rho)
     q = _slope_below_zero(certificate.statement)
@@ -641,7 +673,6 @@ class _Cone(NamedTuple):
     """
 
     level: int
-    position: int
     generators: list[list[int]]
     linear: list[int]
     bent: list[tuple[int, list[int]]]
@@ -657,17 +688,17 @@ def _cone_bound(certificate: _Certificate, levels: list[str], sign: int) -> Frac
     v0, below = factors[: len(X)], factors[len(X) :]
     columns = list(zip(*X, strict=True))
     slope = [sum(map(mul, below, column)) for column in columns]
-    splits_before = [list(accumulate((symbol != LEAF for symbol in level), initial=0)) for level in levels]
-    largest = Fraction()
+    # Each cone is followed by what it is split into, so that the cones of a level are met in their order.
+    symbols, largest = [iter(level) for level in levels], Fraction()
     todo = [_first_cone(X, v0, slope, place) for place in reversed(range(1 << len(columns)))]
     while todo:
         cone = todo.pop()
-        symbol = levels[cone.level][cone.position]
+        symbol = next(symbols[cone.level])
         if symbol == LEAF:
             largest = max(largest, _largest_on(cone.generators, _chord_values(cone)))
         else:
             first, second = _edges(len(columns))[SYMBOLS.index(symbol) - 1]
-            todo += _split(cone, first, second, 2 * splits_before[cone.level][cone.position], name)
+            todo += reversed(_split(cone, first, second, name))
     return _root_above(largest) / (1 << (bits + factor_bits))
 
 
@@ -681,7 +712,7 @@ def _first_cone(X: list[list[int]], v0: list[int], slope: list[int], place: int)
     signs = [-1 if place >> k & 1 else 1 for k in range(len(slope))]
     generators = [[sign * (k == j) for j in range(len(signs))] for k, sign in enumerate(signs)]
     bent = [(value, list(map(mul, signs, row))) for value, row in zip(v0, X, strict=True) if value]
-    return _settled(_Cone(0, place, generators, list(map(mul, signs, slope)), bent))
+    return _settled(_Cone(0, generators, list(map(mul, signs, slope)), bent))
 
 
 def _settled(cone: _Cone) -> _Cone:
@@ -697,8 +728,8 @@ def _settled(cone: _Cone) -> _Cone:
     return cone._replace(linear=linear, bent=bent)
 
 
-def _split(cone: _Cone, first: int, second: int, position: int, name: str) -> list[_Cone]:
-    """The two cones that have a u_first + b u_second in place of u_second, and of u_first."""
+def _split(cone: _Cone, first: int, second: int, name: str) -> list[_Cone]:
+    """The two cones that have a u_first + b u_second in place of u_first, and of u_second."""
     sizes = [max(map(abs, cone.generators[k])) for k in (first, second)]
     a, b = (max(1, (2 * other + size) // (2 * size)) for size, other in zip(sizes, reversed(sizes), strict=True))
 
@@ -711,11 +742,11 @@ def _split(cone: _Cone, first: int, second: int, position: int, name: str) -> li
     new = [(value, inner, between(inner)) for value, inner in cone.bent]
     linear = between(cone.linear)
     found = []
-    for k, place in ((second, position + 1), (first, position)):
+    for k in (first, second):
         bent = [(value, [*inner[:k], z, *inner[k + 1 :]]) for value, inner, z in new]
         generators = [*cone.generators[:k], middle, *cone.generators[k + 1 :]]
         there = [*cone.linear[:k], linear, *cone.linear[k + 1 :]]
-        found.append(_settled(_Cone(cone.level + 1, place, generators, there, bent)))
+        found.append(_settled(_Cone(cone.level + 1, generators, there, bent)))
     return found
 
 
@@ -763,7 +794,8 @@ def _proposals(generators: list[list[int]], values: list[int]) -> list[list[int]
 def _rounded(w: list[float]) -> list[int]:
     """Integers about proportional to floats; zeros where these are not finite, or zero."""
     size = max(map(abs, w))
-    return [round(PROPOSAL_UNIT * (entry / size)) if 0 < size < math.inf else 0 for entry in w]
+    usable = size > 0 and all(map(math.isfinite, w))
+    return [round(PROPOSAL_UNIT * (entry / size)) if usable else 0 for entry in w]
 
 
 def _solve(gram: list[list[float]], targets: list[float]) -> list[float]:
@@ -998,6 +1030,8 @@ def _read_cones(value: Any, n: int, d: int, where: str) -> _Cones:
     levels = _list(value, None, where)
     known, expected = SYMBOLS[: 1 + len(_edges(d))], 1 << d
     for level, text in enumerate(levels):
+        if not expected:
+            raise NotACertificate(f"{where} has {len(levels)} levels; no cone of level {level - 1} is split")
         if not isinstance(text, str) or len(text) != expected or set(text) - set(known):
             raise _unexpected(f"{where}[{level}]", text, f"a text of {expected} characters from {known!r}")
         expected = 2 * (expected - text.count(LEAF))

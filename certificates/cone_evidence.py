@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .checker import MOST_CONE_SAMPLES
+from .checker import too_many_cones
 from .cone_search import Cones, search_cones
 from .evidence import SIGNS
 from .incumbent import Incumbent
@@ -54,8 +54,7 @@ class ConeEvidence:
     @property
     def exact(self) -> bool:
         """Whether exact arithmetic goes through so many cones."""
-        cones = sum(len(level) for tree in self.trees for level in tree.levels)
-        return cones * len(self.v) <= MOST_CONE_SAMPLES
+        return not too_many_cones([tree.levels for tree in self.trees], len(self.v))
 
     def as_evidence(self) -> dict[str, Any]:
         """As it stands in a certificate file."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .checker import LONGEST_GENERATOR, SYMBOLS, Matrix
-from .cone_search import BATCH, proposals
+from .cone_search import proposals, together
 
 UNIT_ROUNDOFF = 2.0**-53
 SAFETY = 4.0
@@ -26,6 +26,8 @@ SAFETY = 4.0
 TINIEST, HUGEST = 1e-60, 1e60
 """Nonzero data have to be within, so that nothing underflows that matters or overflows."""
 UNDERFLOW = 1e-150
+TIE = 1e-12
+"""Relative inner products up to this are zero for the choice of the active samples."""
 
 
 def replay(X: Matrix, v: Sequence[float], slope: float, sign: int, levels: Sequence[str]) -> float:
@@ -60,15 +62,16 @@ class _Walk:
                 f"the data or v have entries outside of {TINIEST:g} to {HUGEST:g}, for which floating point proves "
                 "nothing; scale the data."
             )
-        samples, self.features = X.shape
+        self.samples, self.features = X.shape
         v0 = (1 - slope) * v
         up, down = v0 > 0, v0 < 0
         self.above = np.ascontiguousarray((X[up] * v0[up, None]).T)
         self.below = np.ascontiguousarray(X[down].T)
+        self.ties = TIE * np.abs(self.below).max(0, initial=0)
         self.below_gradients = X[down] * v0[down, None]
         self.linear = slope * (v @ X)
         # At most samples + features + a few roundings stand behind each term of a value.
-        gamma = SAFETY * (samples + 2 * self.features + 20) * UNIT_ROUNDOFF
+        gamma = SAFETY * (self.samples + 2 * self.features + 20) * UNIT_ROUNDOFF
         self.margins = gamma * (1 + 2 * abs(slope)) * (np.abs(v) @ np.abs(X))
         self.inner_gamma = SAFETY * (self.features + 4) * UNIT_ROUNDOFF
         self.edges = np.transpose(np.triu_indices(self.features, 1))
@@ -82,11 +85,12 @@ class _Walk:
         symbols[np.frombuffer(SYMBOLS.encode(), dtype=np.uint8)] = np.arange(len(SYMBOLS))
         signs = 1.0 - 2.0 * (np.arange(1 << self.features)[:, None] >> np.arange(self.features) & 1)
         U = signs[:, :, None] * np.eye(self.features)
+        batch = together(self.samples)
         places, todo, found = [0] * (len(levels) + 1), [(0, U, self.convex(U))], 0.0
         while todo:
             level, U, values = todo.pop()
-            if len(U) > BATCH:
-                todo += [(level, U[BATCH:], values[BATCH:]), (level, U[:BATCH], values[:BATCH])]
+            if len(U) > batch:
+                todo += [(level, U[batch:], values[batch:]), (level, U[:batch], values[:batch])]
                 continue
             here = symbols[levels[level][places[level] : places[level] + len(U)]]
             places[level] += len(U)
@@ -99,7 +103,9 @@ class _Walk:
 
     def _leaves(self, U: np.ndarray, values: np.ndarray, known: float) -> float:
         """The largest bound on some leaves, or any below what is known already."""
-        active = (U.sum(1) @ self.below > 0).astype(float)
+        centres = U.sum(1)
+        # Any choice of the active samples will do; this one is the same on all machines if a centre is on the border.
+        active = (centres @ self.below > np.abs(centres).sum(1, keepdims=True) * self.ties).astype(float)
         c = values + (U @ (active @ self.below_gradients)[..., None])[..., 0]
         c = c + np.abs(U) @ self.margins + UNDERFLOW
         lengths = np.linalg.norm(U, axis=2)

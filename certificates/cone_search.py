@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checker import LONGEST_GENERATOR, SYMBOLS
+from .checker import LONGEST_GENERATOR, MOST_REPLAYED, SYMBOLS
 
-BATCH = 8_192
+MOST_TOGETHER, MOST_ENTRIES = 8_192, 2**22
+"""Cones that are worked off together, and these times samples."""
 MOST_CONES = 20_000_000
 """For each sign: a byte each in the file."""
 MARGIN = 1e-10
@@ -85,9 +86,14 @@ class Cones:
     bound: float
 
 
+def together(samples: int) -> int:
+    """How many cones are worked off together."""
+    return max(16, min(MOST_TOGETHER, MOST_ENTRIES // samples))
+
+
 def search_cones(
     X: np.ndarray, v0: np.ndarray, linear: np.ndarray, threshold: float, *, deadline: float = np.inf,
-    most: int = MOST_CONES, device: str = "cpu",
+    device: str = "cpu",
 ) -> Cones | None:  # fmt: skip
     """Split cones until F is at most a threshold on each of them; None where time or number do not suffice.
 
@@ -100,12 +106,11 @@ def search_cones(
         Above zero.
     deadline : float
         On `time.perf_counter`.
-    most : int
-        Cones in all.
     device : str
         Of torch.
     """
-    terms, features = Terms.of(X, v0, linear, device), X.shape[1]
+    terms, (samples, features) = Terms.of(X, v0, linear, device), X.shape
+    batch, most = together(samples), min(MOST_CONES, MOST_REPLAYED // (2 * samples))
     edges = torch.tensor(list(itertools.combinations(range(features), 2)), device=device).reshape(-1, 2)
     signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=features)), dtype=torch.float64, device=device)
     # Entry k is negative where binary digit k of the number of the orthant is 1.
@@ -116,8 +121,8 @@ def search_cones(
     count, largest = 0, 0.0
     while todo:
         level, U, values = todo.pop()
-        if len(U) > BATCH:
-            todo += [(level, U[BATCH:], values[BATCH:]), (level, U[:BATCH], values[:BATCH])]
+        if len(U) > batch:
+            todo += [(level, U[batch:], values[batch:]), (level, U[:batch], values[:batch])]
             continue
         count += len(U)
         if count > most or time.perf_counter() > deadline:
@@ -127,6 +132,9 @@ def search_cones(
         units = U / torch.linalg.vector_norm(U, dim=2, keepdim=True)
         bounds = _bounds(terms, U, units, values, threshold)
         split = bounds > threshold * (1 - MARGIN)
+        if bool(split.any()) and not len(edges):
+            # The two rays of a line are not split; their bounds are exact.
+            return None
         longest = (units @ units.mT)[:, edges[:, 0], edges[:, 1]].argmin(1) if len(edges) else split.long()
         symbols = torch.where(split, longest + 1, 0).cpu().numpy()
         levels[level].append(alphabet[symbols].tobytes())
