@@ -119,7 +119,7 @@ LONGEST_GENERATOR = 2**50
 """Largest entry of a generator, so that floats hold it too."""
 SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
 LEAF = SYMBOLS[0]
-PROPOSAL_BITS, PROPOSAL_UNIT = 900, 1 << 30
+PROPOSAL_BITS, PROPOSAL_UNIT, INWARD = 900, 1 << 60, 2.0**-50
 LONGEST_TEXT = 10_000
 PRECISION = 128
 """Bits that are kept where a number is rounded."""
@@ -776,7 +776,10 @@ def _largest_on(generators: list[list[int]], values: list[int]) -> Fraction:
 
 
 def _proposals(generators: list[list[int]], values: list[int]) -> list[list[int]]:
-    """The sum of the normalized generators, and short w with w'u_k >= values_k for most k. Any w will do."""
+    """The sum of the normalized generators, and short w with w'u_k >= values_k for most k. Any w will do.
+
+    The others are moved a little towards the first one, so that w'u_k is not zero by chance, or by rounding.
+    """
     shift = max(max(map(abs, values)).bit_length() - PROPOSAL_BITS, 0)
     lengths = [math.hypot(*u) for u in generators]
     units = [[entry / length for entry in u] for u, length in zip(generators, lengths, strict=True)]
@@ -787,15 +790,16 @@ def _proposals(generators: list[list[int]], values: list[int]) -> list[list[int]
         found.append([sum(map(mul, factors, column)) for column in zip(*(units[k] for k in kept), strict=True)])
         positive = [k for k, factor in zip(kept, factors, strict=True) if factor > 0]
         if len(positive) in (0, len(kept)):
-            return [_rounded(w) for w in found]
+            return [_rounded(w, found[0]) for w in found]
         kept = positive
 
 
-def _rounded(w: list[float]) -> list[int]:
-    """Integers about proportional to floats; zeros where these are not finite, or zero."""
+def _rounded(w: list[float], centre: list[float]) -> list[int]:
+    """Integers about proportional to w, moved towards a centre; zeros where w is not finite, or zero."""
     size = max(map(abs, w))
     usable = size > 0 and all(map(math.isfinite, w))
-    return [round(PROPOSAL_UNIT * (entry / size)) if usable else 0 for entry in w]
+    parts = zip(w, centre, strict=True)
+    return [round(PROPOSAL_UNIT * (entry / size + INWARD * towards)) if usable else 0 for entry, towards in parts]
 
 
 def _solve(gram: list[list[float]], targets: list[float]) -> list[float]:

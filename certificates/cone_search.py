@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checker import LONGEST_GENERATOR, MOST_REPLAYED, SYMBOLS
+from .checker import INWARD, LONGEST_GENERATOR, MOST_REPLAYED, SYMBOLS
 
 MOST_TOGETHER, MOST_ENTRIES = 8_192, 2**22
 """Cones that are worked off together, and these times samples."""
@@ -165,7 +165,9 @@ def proposals(units: Tensor, c: Tensor) -> Iterator[Tensor]:
     for _ in range(c.shape[1]):
         system = torch.where(kept[:, :, None] & kept[:, None, :], gram, eye)
         factors = torch.linalg.solve_ex(system, torch.where(kept, c, 0.0)[..., None])[0]
-        yield (units.mT @ factors)[..., 0]
+        w = (units.mT @ factors)[..., 0]
+        # A little inward, so that no w'u_k is zero by chance, or by rounding.
+        yield w / torch.linalg.vector_norm(w, dim=1, keepdim=True) + INWARD * units.sum(1)
         positive = kept & (factors[..., 0] > 0)
         going_on = positive.any(1) & (positive != kept).any(1)
         if not bool(going_on.any()):

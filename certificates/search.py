@@ -50,8 +50,9 @@ def certify(
     Returns
     -------
     Certificate
-        Its `lower_bound` is proven, by exact arithmetic (checker.py); 0, which always holds, where nothing better was
-        found.
+        Its `lower_bound` is proven: in exact arithmetic (checker.py), or for very many cones in floating point with all
+        roundings counted (cone_replay.py; `bound.exact` is false). It is 0, which always holds, where nothing better
+        was found.
 
     Raises
     ------
@@ -63,13 +64,7 @@ def certify(
     """
     if not seconds > 0:
         raise UsageError(f"seconds is {seconds!r}; expected a number above 0.")
-    if method not in METHODS:
-        raise UsageError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
-    if method == "cone_search" and problem.X.shape[1] > MOST_CONE_FEATURES:
-        raise UsageError(
-            f"X has {problem.X.shape[1]} columns; cones are for at most {MOST_CONE_FEATURES}: take fewer principal "
-            "components, or paired moments."
-        )
+    require_method(problem, method)
     require_checkable(problem)
     if incumbent is None:
         incumbent = train_incumbent(problem, seconds=SHARES[0] * seconds, random_state=random_state)
@@ -77,6 +72,23 @@ def certify(
     began = time.perf_counter()
     evidence = _search(problem, incumbent, seconds, method)
     return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
+
+
+def require_method(problem: TwoLayerProblem, method: str) -> None:
+    """Refuse a method that is unknown or of no use for a problem.
+
+    Raises
+    ------
+    UsageError
+        Saying what is known, or the remedy.
+    """
+    if method not in METHODS:
+        raise UsageError(f"the method is {method!r}; expected one of {', '.join(METHODS)}.")
+    if method == "cone_search" and problem.X.shape[1] > MOST_CONE_FEATURES:
+        raise UsageError(
+            f"X has {problem.X.shape[1]} columns, and cones are for at most {MOST_CONE_FEATURES}; take fewer principal "
+            "components (--components), or the method paired_moments."
+        )
 
 
 def _search(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float, method: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def check(
     data_dir: Annotated[Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a lower bound again, in exact arithmetic, with nothing but the file."""
+    """Prove a lower bound again with nothing but the file: exactly, or in floating point where it has many cones."""
     # Imported here because the room brings torch, which --help need not wait for.
     from ..certificates.certificate import prove
     from ..certificates.checker import NotACertificate, describe
@@ -50,8 +50,9 @@ def check(
         raise typer.Exit(2) from None
     if json:
         print_json({
-            "proven": bound.proven, "lower_bound": bound.lower_bound, "incumbent": bound.incumbent,
-            "statement": bound.statement, "reason": bound.reason, "seconds": bound.seconds,
+            "proven": bound.proven, "exact": bound.exact, "lower_bound": bound.lower_bound,
+            "incumbent": bound.incumbent, "statement": bound.statement, "reason": bound.reason,
+            "seconds": bound.seconds,
         })  # fmt: skip
     else:
         say_lines(describe(bound))
