@@ -1,4 +1,4 @@
-"""Cones: every tree is a valid proof, searched ones are sharp, floating point agrees with exact arithmetic, tampering."""
+"""Cones: every tree is a proof, searched ones are sharp, floating point agrees with exact arithmetic, tampering."""
 
 from __future__ import annotations
 
@@ -244,7 +244,9 @@ def test_badly_scaled_data_in_floating_point(activation: str) -> None:
         for sign in SIGNS:
             bound, wanted = (way(problem, v, any_tree(features, seed), sign) for way in (floating, exact))
             assert bound >= reached(problem, v, sign)
-            assert wanted * (1 - 1e-12) <= bound <= wanted * (1 + 1e-9)
+            # Terms that cancel leave their margins.
+            margin = 1e-12 * float((np.abs(v) @ np.abs(X)).sum())
+            assert wanted * (1 - 1e-12) <= bound <= wanted * (1 + 1e-9) + margin
 
 
 @pytest.mark.parametrize(("place", "value"), [("X", 1e61), ("X", 1e-61), ("v", -1e61), ("v", 1e-310)])
@@ -334,7 +336,8 @@ def test_no_network_falls_below_it(certified: tuple[TwoLayerProblem, Certificate
 
 def test_a_bare_interpreter_proves_it(certified: tuple[TwoLayerProblem, Certificate], tmp_path: Path) -> None:
     path = certified[1].write(tmp_path / "cert.json")
-    done = subprocess.run([sys.executable, "-I", "-S", str(checker.__file__), str(path)], capture_output=True, text=True)
+    command = [sys.executable, "-I", "-S", str(checker.__file__), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("PROVEN in exact arithmetic")
 
