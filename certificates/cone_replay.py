@@ -113,8 +113,9 @@ class _Walk:
         bounds = self._reached(U, c, units.sum(1))
         left = np.flatnonzero(bounds > known)
         if len(left):
-            for w in proposals(torch.as_tensor(units[left]), torch.as_tensor(c[left] / lengths[left])):
-                bounds[left] = np.fmin(bounds[left], self._reached(U[left], c[left], w.numpy()))
+            found = proposals(torch.as_tensor(units[left]), torch.as_tensor(c[left] / lengths[left]))
+            for w in (centres[left], *(proposal.numpy() for proposal in found)):
+                bounds[left] = np.fmin(bounds[left], self._reached(U[left], c[left], w))
         return float(bounds.max())
 
     def _reached(self, U: np.ndarray, c: np.ndarray, w: np.ndarray) -> np.ndarray:
