@@ -57,6 +57,10 @@ l = s q X'v, F(u) = s v'phi(X u) = l'u + sum_i v0_i (x_i'u)_+.
    sum_k l_k (x_i'u_k)_+, as it is convex; if v0_i < 0, it is at least 0 and at least x_i'u, and we take one of these.
    In all F(u) <= sum_k l_k c_k with numbers c_k. Let w'u_k > 0 for all k, theta >= 0 and theta >= c_k / w'u_k. Then
    F(u) <= theta sum_k l_k w'u_k = theta w'u <= theta |w| for |u| <= 1. Only |w| is not rational; it is rounded up.
+   Any w will do, so that floats may propose some.
+
+This file by itself goes through cones in exact arithmetic, or refuses. `check_text` can be given a `replay` that goes
+through more of them in floating point; the answer then says that it is not exact.
 
 The file
 --------
