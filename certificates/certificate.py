@@ -1,7 +1,7 @@
 """Certificates: a statement, the data it is about, and evidence; one JSON file that checker.py proves again.
 
-The lower bound that a certificate states is the one that the checker has proven, not the value
-that the search computed. A proven bound above the objective of a network is a contradiction, and stops everything.
+The lower bound that a certificate states is the one that the checker has proven, not the value that the
+search computed. A proven bound above the objective of a network is a contradiction, and stops everything.
 """
 
 from __future__ import annotations
