@@ -45,12 +45,29 @@ Proof
 5. Rounding. A and g are sums of integers over powers of two, without any error. The numbers r, l, gamma and e are
    rounded up, which can only make the bounds of steps 2 to 4 larger; t and D(t v) are rounded down.
 
+Proof by cones
+--------------
+For data with few features evidence of the kind "cone_search" replaces steps 2 to 4. With v0 = s (1 - q) v and
+l = s q X'v, F(u) = s v'phi(X u) = l'u + sum_i v0_i (x_i'u)_+.
+
+6. The orthants cover all u. A cone, all u = sum_k l_k u_k with l_k >= 0, is the union of the two cones in which w =
+   a u_j + b u_k with a, b > 0 takes the place of u_j, and of u_k. So the cones that are not split cover all u.
+
+7. On such a cone (x_i'u)_+ is linear where x_i'u_k has one sign for all k. Else, if v0_i > 0, it is at most
+   sum_k l_k (x_i'u_k)_+, as it is convex; if v0_i < 0, it is at least 0 and at least x_i'u, and we take one of these.
+   In all F(u) <= sum_k l_k c_k with numbers c_k. Let w'u_k > 0 for all k, theta >= 0 and theta >= c_k / w'u_k. Then
+   F(u) <= theta sum_k l_k w'u_k = theta w'u <= theta |w| for |u| <= 1. Only |w| is not rational; it is rounded up.
+   Any w will do, so that floats may propose some.
+
+This file by itself goes through cones in exact arithmetic, or refuses. `check_text` can be given a `replay` that goes
+through more of them in floating point; the answer then says that it is not exact.
+
 Several outputs
 ---------------
 With K outputs f(x) = sum_j a_j phi(w_j'x), a_j in R^K, whose penalty is |a_j|^2. loss(Z) is sum_i |z_i - y_i|^2 / 2
 or, with class numbers y_i from 0 to K - 1, the softmax cross-entropy sum_i (log sum_k exp z_ik - z_{i, y_i}).
 
-6. Let D(V) = min_Z loss(Z) + <V, Z>, v_k the columns of V, and H_k at least |v_k'phi(X u)| for all |u| = 1, by steps 2
+8. Let D(V) = min_Z loss(Z) + <V, Z>, v_k the columns of V, and H_k at least |v_k'phi(X u)| for all |u| = 1, by steps 2
    to 4 for each k. Let H^2 be at least the sum of the H_k^2. As Z = sum_j phi(X w_j) a_j',
 
        |<V, Z>|  =  |sum_j a_j'V'phi(X w_j)|  <=  sum_j |a_j| |w_j| H  <=  H sum_j (|w_j|^2 + |a_j|^2) / 2,
@@ -66,26 +83,26 @@ The statement is about f(x) = W_L phi(W_{L-1} ... phi(W_1 x)), any widths, one o
 (weight_decay / 2) sum_l |W_l|^2 of Frobenius norms. phi acts on each entry, |phi(a) - phi(b)| <= |a - b|, phi(0) = 0:
 relu, leaky_relu, absolute_value and tanh. With free biases, phi(W_l h + b_l) and a last b_L, no bias is penalized.
 
-7. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
+9. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
    Without them f(0) = 0, and for the matrix H of the outputs of a layer |phi(H W')| <= |H W'| <= |H| |W|, where for the
    first one |X W_1'| <= |X|_2 |W_1|, |X|_2 the largest singular value of X. Hence
 
        |z_i - z_j| <= R |x_i - x_j|,   and without free biases   |z_i| <= R |x_i|,   |z| <= R |X|_2.
 
-8. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
-   together; with free biases r and s must not be there. By step 7, |v'z| <= R h with
+10. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
+   together; with free biases r and s must not be there. By step 9, |v'z| <= R h with
 
        h = sum_e |f_e| |x_i - x_j| + sum_i |r_i| |x_i| + |s| |X|_2.
 
    So loss(z) >= D(v) - v'z >= D(v) - R h. Whatever the amounts are, that holds. v is added up here, exactly.
 
-9. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
+11. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
    R >= 0 of m(R) + weight_decay (L/2) R^(2/L), where m(R) is the largest of 0 and all D(v) - R h. As L >= 2, the power
    is concave, and m is linear between its breakpoints: on each piece the least value is at an end. After the last
    breakpoint m is constant, and the sum increases. So it is enough to look at R = 0 and at the breakpoints, which are
    rational. (For L = 2 this solves a linear program.)
 
-10. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
+12. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
    file, with which `_peak` proves sigma^2 I - X'X (or, if it is smaller, sigma^2 I - X X') positive semidefinite.
 
 The file
@@ -98,9 +115,13 @@ One JSON object. Real numbers are texts as float.hex() writes them, indices are 
                  features, data_sha256 (see `data_digest`), lower_bound, incumbent (the objective of the best network
                  known, or null), preparation (a text)
     data         X (a list for each sample) and y
-    evidence     kind ("paired_moments"), v, and for the signs + and -, plus and minus: rho, quadratic and linear (one
-                 for each datum), pairs, rows (null, or w_i or null for each datum). A pair has the keys of (the datum),
-                 partners ([j, c_j] each), weight, quadratic and linear
+    evidence     kind, v, and for the signs + and -, plus and minus. Of the kind "paired_moments" they hold: rho,
+                 quadratic and linear (one for each datum), pairs, rows (null, or w_i or null for each datum). A pair
+                 has the keys of (the datum), partners ([j, c_j] each), weight, quadratic and linear.
+                 Of the kind "cone_search": a text for each level, a character for each of its cones; 0 if it is not
+                 split, the k-th of 123...z if it is split along the k-th of its edges (1, 2), (1, 3), ..., (d - 1, d).
+                 Level 0 are the orthants, u_k = +-e_k, - where binary digit k of the number of the orthant is 1. A
+                 level has two cones for each one that the level before splits, in that order: first w for u_j
     network      null, or weights (a list for each neuron) and outputs of the network whose objective is the incumbent
 
 What is different for "two_layer_outputs":
@@ -133,10 +154,11 @@ import struct
 import sys
 import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from fractions import Fraction
+from itertools import combinations
 from operator import index, mul
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,6 +170,7 @@ LOSSES = {
     "two_layer": ("squared", "logistic"), "two_layer_outputs": ("squared", "softmax"), "deep": ("squared", "logistic"),
 }  # fmt: skip
 """Of every network."""
+SIGNS = {1: "plus", -1: "minus"}
 MOST_BYTES = 2**26
 """Of a file, and of an array in a file of data."""
 MOST_PRODUCTS = 100_000_000
@@ -160,15 +183,33 @@ MOST_CUTS = 64
 MOST_LAYERS = 64
 ENTROPY = 1_000
 """Products of integers that a logarithm is counted as."""
+MOST_CONE_FEATURES = 8
+MOST_CONES, MOST_CONE_SAMPLES = 1_000_000, 50_000_000
+"""Cones, and cones times samples, that are gone through here; `convexblocks check` takes more, in floating point."""
+MOST_LEVEL_SAMPLES = 2_000_000
+"""Levels of cones times samples: so much is held in memory here."""
+MOST_REPLAYED = 100_000_000_000
+"""Cones times samples that are gone through in floating point."""
+LONGEST_GENERATOR = 2**50
+"""Largest entry of a generator, so that floats hold it too."""
+SYMBOLS = "0123456789abcdefghijklmnopqrstuvwxyz"
+LEAF = SYMBOLS[0]
+PROPOSAL_BITS, PROPOSAL_UNIT, INWARD = 900, 1 << 60, 2.0**-50
 LONGEST_TEXT = 10_000
 PRECISION = 128
 """Bits that are kept where a number is rounded."""
 
 Matrix = Sequence[Sequence[float]]
+Replay = Callable[[Matrix, Sequence[float], float, int, Sequence[str]], float]
+"""X, v, the slope of the activation below zero, a sign and the levels of cones -> what `_cone_bound` would say."""
 
 
 class NotACertificate(ValueError):  # noqa: N818 (it says what the file is, and no more)
     """The file cannot be read as a certificate; the message says where and why."""
+
+
+class TooManyCones(NotACertificate):
+    """A search over more cones than exact arithmetic goes through here."""
 
 
 class _Rejected(Exception):  # noqa: N818 (an answer, caught in `check_text`)
@@ -197,6 +238,8 @@ class Bound:
         What else a reader should know.
     seconds : float
         Time spent.
+    exact : bool
+        Whether all was computed in exact arithmetic; if not, cones were gone through by the `replay` of `check_text`.
     """
 
     proven: bool
@@ -207,6 +250,7 @@ class Bound:
     reason: str
     notes: tuple[str, ...]
     seconds: float
+    exact: bool = True
 
     @property
     def gap_percent(self) -> float | None:
@@ -236,7 +280,7 @@ class _Side(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """The parts of v in step 7; r and s are empty where the file has null."""
+    """The parts of v in step 10; r and s are empty where the file has null."""
 
     edges: list[tuple[int, int]]
     amounts: list[float]
@@ -256,6 +300,12 @@ class _Layers(NamedTuple):
     biases: list[list[float]] | None
 
 
+class _Cones(NamedTuple):
+    """The evidence for one sign: how the cones of every level are split."""
+
+    levels: list[str]
+
+
 class _Certificate(NamedTuple):
     statement: dict[str, Any]
     X: list[list[float]]
@@ -263,7 +313,7 @@ class _Certificate(NamedTuple):
     """A number for each sample, or a list of them."""
     v: Sequence[float | Fraction]
     """Empty where there are several outputs."""
-    sides: dict[int, _Side]
+    sides: dict[int, _Side | _Cones]
     """By sign, 1 and -1."""
     network: tuple[list[list[float]], list[Any]] | None
     duals: list[list[float]] = []  # noqa: RUF012 (never written to)
@@ -316,10 +366,27 @@ def check(path: str | Path, data: Any = None) -> Bound:
     return check_text(text, data)
 
 
-def check_text(text: str, data: Any = None) -> Bound:
-    """`check` for the text of a certificate."""
+def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bound:
+    """`check` for the text of a certificate.
+
+    With `replay` cones are gone through by that, in floating point, in place of exact arithmetic.
+
+    Raises
+    ------
+    TooManyCones
+        If there are more than exact arithmetic goes through, and there is no `replay`.
+    """
     start = time.perf_counter()
     certificate = _read(text)
+    trees = [side.levels for side in certificate.sides.values() if isinstance(side, _Cones)]
+    if replay is None:
+        if too_many := too_many_cones(trees, len(certificate.y)):
+            raise TooManyCones(
+                f"too large: {too_many}; `convexblocks check` goes through more in floating point, with all roundings "
+                "counted"
+            )
+    else:
+        _limit("cones times samples", _count(trees) * len(certificate.y), MOST_REPLAYED)
     lower_bound, notes, reason = 0.0, [], ""
     try:
         notes.append(_check_data(certificate, data))
@@ -328,7 +395,7 @@ def check_text(text: str, data: Any = None) -> Bound:
             how = "a linear program" if certificate.statement["depth"] == 2 else "convex pieces plus a concave power"
             notes.append(f"least over the product R = |W_1| ... |W_L| ({how}), at R about {_float_below(R):.6g}")
         else:
-            value = _outputs_value(certificate) if certificate.columns else _one_output_value(certificate)
+            value = _outputs_value(certificate) if certificate.columns else _one_output_value(certificate, replay)
         lower_bound = max(0.0, _float_below(value))
         notes.append(_check_incumbent(certificate, lower_bound))
         _check_claim(certificate, lower_bound)
@@ -336,7 +403,33 @@ def check_text(text: str, data: Any = None) -> Bound:
         reason = str(rejection)
     statement, seconds = certificate.statement, time.perf_counter() - start
     claim, incumbent = statement["lower_bound"], statement["incumbent"]
-    return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds)
+    exact = not trees or replay is None
+    return Bound(not reason, lower_bound, claim, incumbent, statement, reason, tuple(notes), seconds, exact)
+
+
+def too_many_cones(trees: Iterable[Sequence[str]], samples: int) -> str:
+    """Why exact arithmetic does not go through trees of cones, each given by its levels; empty where it does.
+
+    Examples
+    --------
+    >>> too_many_cones([["0000"], ["1000", "00"]], samples=100)
+    ''
+    >>> too_many_cones([["0000"]], samples=20_000_000)
+    '4 cones; exact arithmetic goes through at most 2 for these data'
+    """
+    trees = list(trees)
+    cones, most = _count(trees), min(MOST_CONES, MOST_CONE_SAMPLES // samples)
+    if cones > most:
+        return f"{cones:,} cones; exact arithmetic goes through at most {most:,} for these data"
+    levels, most = max(map(len, trees), default=0), MOST_LEVEL_SAMPLES // samples
+    if levels > most:
+        return f"{levels:,} levels of cones; exact arithmetic goes through at most {most:,} for these data"
+    return ""
+
+
+def _count(trees: Iterable[Sequence[str]]) -> int:
+    """All cones of trees."""
+    return sum(len(level) for levels in trees for level in levels)
 
 
 def data_digest(X: Iterable[Iterable[float]], y: Iterable[Any]) -> str:
@@ -447,7 +540,7 @@ def describe(bound: Bound) -> str:
     }
     lower_bound = _decimal(bound.lower_bound, ROUND_FLOOR)
     return "\n".join([
-        "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
+        _verdict(bound),
         "",
         f"For every width m, all hidden weights w_1, ..., w_m in R^{features}, all output weights a_1, ..., a_m in "
         f"R{'' if outputs is None else f'^{outputs}'},",
@@ -480,7 +573,7 @@ def _describe_deep(bound: Bound) -> str:
         "free": "any biases b_1, ..., b_L, not penalized; it holds all the more where they are penalized too",
     }[statement["bias"]]  # fmt: skip
     return "\n".join([
-        "PROVEN in exact arithmetic" if bound.proven else f"NOT PROVEN: {bound.reason}",
+        _verdict(bound),
         "",
         f"For the depth L = {depth}, every width of every hidden layer and all matrices W_1, ..., W_L"
         f"{' and biases b_1, ..., b_L' if free else ''},",
@@ -498,6 +591,12 @@ def _describe_deep(bound: Bound) -> str:
         f"{decay}",
         *_outcome(bound),
     ])  # fmt: skip
+
+
+def _verdict(bound: Bound) -> str:
+    if not bound.proven:
+        return f"NOT PROVEN: {bound.reason}"
+    return f"PROVEN in {'exact' if bound.exact else 'floating-point'} arithmetic"
 
 
 def _formulas(statement: Mapping[str, Any]) -> tuple[str, str]:
@@ -533,6 +632,7 @@ def _outcome(bound: Bound) -> list[str]:
             f"weight decay over {outputs}^(1/2)"
         ]),
         *(f"note         {note}" for note in bound.notes),
+        *([] if bound.exact else ["note         cones were gone through in floating point, all roundings counted"]),
         f"time         {bound.seconds:.2f} s",
     ]
 
@@ -673,9 +773,9 @@ def _check_claim(certificate: _Certificate, lower_bound: float) -> None:
 # ------------------------------------------------------------------------------------ the proof
 
 
-def _one_output_value(certificate: _Certificate) -> Fraction:
-    """What the evidence proves for one output: steps 1 to 5."""
-    return _dual_value(certificate, max(_support_bound(certificate, sign) for sign in (1, -1)))
+def _one_output_value(certificate: _Certificate, replay: Replay | None) -> Fraction:
+    """What the evidence proves for one output: steps 1 to 7."""
+    return _dual_value(certificate, max(_support_bound(certificate, sign, replay) for sign in (1, -1)))
 
 
 def _outputs_value(certificate: _Certificate) -> Fraction:
@@ -735,9 +835,18 @@ def _concave_value(slope: Fraction, curvature: Fraction, H: Fraction, decay: Fra
     return t * slope - t * t * curvature / 2
 
 
-def _support_bound(certificate: _Certificate, sign: int) -> Fraction:
-    """A number that is at least sign * v'phi(X u) for all |u| = 1: steps 2 to 4."""
-    side, name = certificate.sides[sign], "plus" if sign > 0 else "minus"
+def _support_bound(certificate: _Certificate, sign: int, replay: Replay | None = None) -> Fraction:
+    """A number that is at least sign * v'phi(X u) for all |u| = 1: steps 2 to 4, or the section on cones."""
+    side, name = certificate.sides[sign], SIGNS[sign]
+    if isinstance(side, _Cones):
+        if replay is None:
+            return _cone_bound(certificate, side.levels, sign)
+        slope = float(_slope_below_zero(certificate.statement))
+        try:
+            return Fraction(replay(certificate.X, certificate.v, slope, sign, side.levels))
+        # OverflowError: no finite number was proved.
+        except (ValueError, OverflowError) as error:
+            raise _Rejected(f"evidence.{name}: {error}") from None
     rho = Fraction(side.rho)
     q = _slope_below_zero(certificate.statement)
     X, bits = _integer_rows(certificate.X)
@@ -939,6 +1048,162 @@ def _peak(B: list[list[Fraction]], half: list[Fraction]) -> Fraction | None:
     return (sum(map(mul, C[d], C[d])) + slack) * Fraction(2) ** (2 * scale[d] - 2 * PRECISION)
 
 
+# ------------------------------------------------------------------------------------ the proof by cones
+
+
+class _Cone(NamedTuple):
+    """A cone of the search, with what is known of F on it; see the section on cones.
+
+    `generators` are d integer vectors; `linear` holds, for each of them, the part of F that is linear on the cone, and
+    `bent` (v0_i, x_i'u for each generator u) for the samples whose positive part is not, all in integer units.
+    """
+
+    level: int
+    generators: list[list[int]]
+    linear: list[int]
+    bent: list[tuple[int, list[int]]]
+
+
+def _cone_bound(certificate: _Certificate, levels: list[str], sign: int) -> Fraction:
+    """A number that is at least sign * v'phi(X u) for all |u| = 1: the largest bound on a cone that is not split."""
+    name = SIGNS[sign]
+    q = _slope_below_zero(certificate.statement)
+    X, bits = _integer_rows(certificate.X)
+    signed = [sign * Fraction(value) for value in certificate.v]
+    factors, factor_bits = _integers([(1 - q) * value for value in signed] + [q * value for value in signed])
+    v0, below = factors[: len(X)], factors[len(X) :]
+    columns = list(zip(*X, strict=True))
+    slope = [sum(map(mul, below, column)) for column in columns]
+    # Each cone is followed by what it is split into, so that the cones of a level are met in their order.
+    symbols, largest = [iter(level) for level in levels], Fraction()
+    todo = [_first_cone(X, v0, slope, place) for place in reversed(range(1 << len(columns)))]
+    while todo:
+        cone = todo.pop()
+        symbol = next(symbols[cone.level])
+        if symbol == LEAF:
+            largest = max(largest, _largest_on(cone.generators, _chord_values(cone)))
+        else:
+            first, second = _edges(len(columns))[SYMBOLS.index(symbol) - 1]
+            todo += reversed(_split(cone, first, second, name))
+    return _root_above(largest) / (1 << (bits + factor_bits))
+
+
+def _edges(d: int) -> list[tuple[int, int]]:
+    """The edges of a cone of d generators, in the order of their symbols."""
+    return list(combinations(range(d), 2))
+
+
+def _first_cone(X: list[list[int]], v0: list[int], slope: list[int], place: int) -> _Cone:
+    """The orthant of a number: entry k of its vectors is negative where binary digit k of the number is 1."""
+    signs = [-1 if place >> k & 1 else 1 for k in range(len(slope))]
+    generators = [[sign * (k == j) for j in range(len(signs))] for k, sign in enumerate(signs)]
+    bent = [(value, list(map(mul, signs, row))) for value, row in zip(v0, X, strict=True) if value]
+    return _settled(_Cone(0, generators, list(map(mul, signs, slope)), bent))
+
+
+def _settled(cone: _Cone) -> _Cone:
+    """The same cone, the samples that are linear on it taken from `bent`."""
+    linear, bent = cone.linear, []
+    for value, inner in cone.bent:
+        if max(inner) <= 0:
+            continue
+        if min(inner) >= 0:
+            linear = [entry + value * z for entry, z in zip(linear, inner, strict=True)]
+        else:
+            bent.append((value, inner))
+    return cone._replace(linear=linear, bent=bent)
+
+
+def _split(cone: _Cone, first: int, second: int, name: str) -> list[_Cone]:
+    """The two cones that have a u_first + b u_second in place of u_first, and of u_second."""
+    sizes = [max(map(abs, cone.generators[k])) for k in (first, second)]
+    a, b = (max(1, (2 * other + size) // (2 * size)) for size, other in zip(sizes, reversed(sizes), strict=True))
+
+    def between(values: list[Any]) -> Any:
+        return a * values[first] + b * values[second]
+
+    middle = [a * x + b * y for x, y in zip(cone.generators[first], cone.generators[second], strict=True)]
+    if max(map(abs, middle)) > LONGEST_GENERATOR:
+        raise _Rejected(f"evidence.{name}: cones are split too finely: entries are above {LONGEST_GENERATOR}")
+    new = [(value, inner, between(inner)) for value, inner in cone.bent]
+    linear = between(cone.linear)
+    found = []
+    for k in (first, second):
+        bent = [(value, [*inner[:k], z, *inner[k + 1 :]]) for value, inner, z in new]
+        generators = [*cone.generators[:k], middle, *cone.generators[k + 1 :]]
+        there = [*cone.linear[:k], linear, *cone.linear[k + 1 :]]
+        found.append(_settled(_Cone(cone.level + 1, generators, there, bent)))
+    return found
+
+
+def _chord_values(cone: _Cone) -> list[int]:
+    """The c of the section on cones, for each generator."""
+    values = cone.linear
+    for value, inner in cone.bent:
+        if value > 0:
+            values = [entry + value * z if z > 0 else entry for entry, z in zip(values, inner, strict=True)]
+        elif sum(inner) > 0:
+            values = [entry + value * z for entry, z in zip(values, inner, strict=True)]
+    return values
+
+
+def _largest_on(generators: list[list[int]], values: list[int]) -> Fraction:
+    """At least the square of the largest value of sum_k l_k values_k, l_k >= 0 and |sum_k l_k u_k| <= 1, or of 0."""
+    if max(values) <= 0:
+        return Fraction()
+    bounds = []
+    # Generators lie in one orthant, so that their sum has a positive product with each of them.
+    for w in (*_proposals(generators, values), [sum(column) for column in zip(*generators, strict=True)]):
+        inner = [sum(map(mul, u, w)) for u in generators]
+        if min(inner) > 0:
+            theta = max(Fraction(value, product) for value, product in zip(values, inner, strict=True))
+            bounds.append(theta * theta * sum(map(mul, w, w)))
+    return min(bounds)
+
+
+def _proposals(generators: list[list[int]], values: list[int]) -> list[list[int]]:
+    """The sum of the normalized generators, and short w with w'u_k >= values_k for most k. Any w will do.
+
+    The others are moved a little towards the first one, so that w'u_k is not zero by chance, or by rounding.
+    """
+    shift = max(max(map(abs, values)).bit_length() - PROPOSAL_BITS, 0)
+    lengths = [math.hypot(*u) for u in generators]
+    units = [[entry / length for entry in u] for u, length in zip(generators, lengths, strict=True)]
+    targets = [(value >> shift) / length for value, length in zip(values, lengths, strict=True)]
+    kept, found = list(range(len(units))), [[sum(column) for column in zip(*units, strict=True)]]
+    while True:
+        factors = _solve([[sum(map(mul, units[k], units[j])) for j in kept] for k in kept], [targets[k] for k in kept])
+        found.append([sum(map(mul, factors, column)) for column in zip(*(units[k] for k in kept), strict=True)])
+        positive = [k for k, factor in zip(kept, factors, strict=True) if factor > 0]
+        if len(positive) in (0, len(kept)):
+            return [_rounded(w, found[0]) for w in found]
+        kept = positive
+
+
+def _rounded(w: list[float], centre: list[float]) -> list[int]:
+    """Integers about proportional to w, moved towards a centre; zeros where w is not finite, or zero."""
+    size = max(map(abs, w))
+    usable = size > 0 and all(map(math.isfinite, w))
+    parts = zip(w, centre, strict=True)
+    return [round(PROPOSAL_UNIT * (entry / size + INWARD * towards)) if usable else 0 for entry, towards in parts]
+
+
+def _solve(gram: list[list[float]], targets: list[float]) -> list[float]:
+    """Gaussian elimination in floating point; zeros where a pivot is not positive."""
+    rows = [[*row, target] for row, target in zip(gram, targets, strict=True)]
+    for k, row in enumerate(rows):
+        if not row[k] > 0:
+            return [0.0] * len(rows)
+        for other in rows[k + 1 :]:
+            factor = other[k] / row[k]
+            for j in range(k + 1, len(other)):
+                other[j] -= factor * row[j]
+    solution: list[float] = []
+    for k, row in reversed(list(enumerate(rows))):
+        solution.insert(0, (row[-1] - sum(map(mul, row[k + 1 : -1], solution))) / row[k])
+    return solution
+
+
 # ------------------------------------------------------------------------------------ numbers
 
 
@@ -958,6 +1223,13 @@ def _integer_rows(rows: Matrix) -> tuple[list[list[int]], int]:
 def _dot(left: Sequence[float | Fraction], right: Sequence[float | Fraction]) -> Fraction:
     """The inner product, exactly."""
     return sum((Fraction(a) * Fraction(b) for a, b in zip(left, right, strict=True)), Fraction())
+
+
+def _root_above(value: Fraction) -> Fraction:
+    """The square root, rounded up."""
+    product = value.numerator * value.denominator << 2 * PRECISION
+    root = math.isqrt(product)
+    return Fraction(root + (root * root < product), value.denominator << PRECISION)
 
 
 def _norm(row: list[int], bits: int) -> Fraction:
@@ -1109,10 +1381,14 @@ def _read(text: str) -> _Certificate:
         _limit("products of integers", _cut_products(cuts, statement), MOST_PRODUCTS)
         return _Certificate(statement, X, y, [], {}, None, lipschitz=cuts, layers=layers)
     evidence = _object(root["evidence"], "kind v plus minus", "evidence")
-    _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
+    _choice(evidence["kind"], ("paired_moments", "cone_search"), "evidence.kind")
     v = _reals(evidence["v"], n, "evidence.v")
-    sides = _read_sides(evidence, n, d, "evidence")
-    _limit("products of integers", sum(_products(side, n, d) for side in sides.values()), MOST_PRODUCTS)
+    sides: dict[int, Any]
+    if evidence["kind"] == "cone_search":
+        sides = {sign: _read_cones(evidence[name], n, d, f"evidence.{name}") for sign, name in SIGNS.items()}
+    else:
+        sides = _read_sides(evidence, n, d, "evidence")
+        _limit("products of integers", sum(_products(side, n, d) for side in sides.values()), MOST_PRODUCTS)
     return _Certificate(statement, X, y, v, sides, _read_network(root["network"], statement))
 
 
@@ -1200,7 +1476,7 @@ def _read_statement(value: Any) -> dict[str, Any]:
 
 
 def _read_sides(value: dict[str, Any], n: int, d: int, where: str) -> dict[int, _Side]:
-    return {sign: _read_side(value[name], n, d, f"{where}.{name}") for sign, name in ((1, "plus"), (-1, "minus"))}
+    return {sign: _read_side(value[name], n, d, f"{where}.{name}") for sign, name in SIGNS.items()}
 
 
 def _read_side(value: Any, n: int, d: int, where: str) -> _Side:
@@ -1214,6 +1490,22 @@ def _read_side(value: Any, n: int, d: int, where: str) -> _Side:
         [_read_pair(pair, n, f"{where}.pairs[{k}]") for k, pair in enumerate(pairs)],
         [[] if row is None else _reals(row, d, f"{where}.rows[{i}]") for i, row in enumerate(rows)],
     )
+
+
+def _read_cones(value: Any, n: int, d: int, where: str) -> _Cones:
+    if d > MOST_CONE_FEATURES:
+        raise NotACertificate(f"{where}: cones are for at most {MOST_CONE_FEATURES} features, the data have {d}")
+    levels = _list(value, None, where)
+    known, expected = SYMBOLS[: 1 + len(_edges(d))], 1 << d
+    for level, text in enumerate(levels):
+        if not expected:
+            raise NotACertificate(f"{where} has {len(levels)} levels; no cone of level {level - 1} is split")
+        if not isinstance(text, str) or len(text) != expected or set(text) - set(known):
+            raise _unexpected(f"{where}[{level}]", text, f"a text of {expected} characters from {known!r}")
+        expected = 2 * (expected - text.count(LEAF))
+    if expected:
+        raise NotACertificate(f"{where} has {len(levels)} levels; the last one is split into {expected} more cones")
+    return _Cones(levels)
 
 
 def _read_pair(value: Any, n: int, where: str) -> _Pair:

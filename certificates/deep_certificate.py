@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..formulations.errors import UsageError
-from .certificate import HEX_BYTES, ROUNDING, Certificate, hexes, prove
+from .certificate import HEX_BYTES, ROUNDING, Certificate, certificate_of, hexes
 from .checker import (
     FORMAT,
     MOST_BYTES,
@@ -57,7 +57,7 @@ def make_deep_certificate(
         "format": FORMAT, "statement": statement, "data": {"X": hexes(problem.X.tolist()), "y": [a.hex() for a in y]},
         "evidence": evidence, "network": network,
     }  # fmt: skip
-    return prove(made, seconds)
+    return certificate_of(made, seconds)
 
 
 def require_checkable(problem: DeepProblem) -> None:

@@ -63,6 +63,9 @@ def certify(
         Option("--relative", help="As a share of the one that makes zero optimal.", rich_help_panel=NETWORK),
     ] = False,
     seconds: Annotated[float, Option(metavar="S", help="About how long.", rich_help_panel=SEARCH)] = 60,
+    method: Annotated[
+        str, Option(metavar="NAME", help="auto, cone_search, paired_moments.", rich_help_panel=SEARCH)
+    ] = "auto",
     seed: Annotated[int, Option(metavar="N", help="Of the training.", rich_help_panel=SEARCH)] = 0,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -98,7 +101,7 @@ def certify(
             problem = deep_problem(
                 prepared, depth, weight_decay=weight_decay, relative=relative, activation=activation or "relu"
             )
-    certificate = search(problem, network, hidden=hidden, seconds=seconds, seed=seed, quiet=json)
+    certificate = search(problem, network, hidden=hidden, seconds=seconds, seed=seed, quiet=json, method=method)
     certificate.write(out)
     if json:
         print_json(summary(certificate, out))
@@ -114,21 +117,24 @@ def certify(
 
 def search(
     problem: TwoLayerProblem | OutputsProblem | DeepProblem, network: Incumbent | DeepIncumbent | None, *,
-    hidden: int | None, seconds: float, seed: int, quiet: bool,
+    hidden: int | None, seconds: float, seed: int, quiet: bool, method: str = "auto",
 ) -> Certificate:  # fmt: skip
     """Train what the bound is compared with, then search for the bound."""
     from ..certificates import DeepProblem, Incumbent, TwoLayerProblem
     from ..certificates import certify as certified
     from ..certificates.certificate import require_checkable
     from ..certificates.incumbent import train_width
-    from ..certificates.search import train
+    from ..certificates.search import require_method, train
 
     if isinstance(problem, DeepProblem):
+        if method != "auto":
+            raise UsageError(f"--method is {method!r}, which is for two layers; leave it out.")
         deep = None if isinstance(network, Incumbent) else network
         return search_deep(problem, deep, hidden=hidden, seconds=seconds, seed=seed, quiet=quiet)
     if hidden is not None and not isinstance(problem, TwoLayerProblem):
         raise UsageError(f"--hidden is {hidden}, which is known for one output; leave it out: any width is compared.")
     # Before the training, which takes half of the time.
+    require_method(problem, method)
     require_checkable(problem)
     with working("training networks to compare with ...", quiet=quiet):
         best = train(problem, seconds=seconds / 2, random_state=seed)
@@ -136,7 +142,7 @@ def search(
         if compared is None and isinstance(problem, TwoLayerProblem) and hidden and len(best.outputs) > hidden:
             compared = train_width(problem, hidden, seconds=seconds / 4, random_state=seed)
     with working("searching for a lower bound ...", quiet=quiet):
-        return certified(problem, best, seconds=seconds / 2, stated=compared)
+        return certified(problem, best, seconds=seconds / 2, stated=compared, method=method)
 
 
 def summary(certificate: Certificate, out: Path | None) -> dict[str, Any]:
@@ -144,6 +150,6 @@ def summary(certificate: Certificate, out: Path | None) -> dict[str, Any]:
     bound = certificate.bound
     return {
         "lower_bound": bound.lower_bound, "incumbent": bound.incumbent, "gap_percent": certificate.gap_percent,
-        "proven": bound.proven, "statement": bound.statement, "seconds": certificate.seconds,
+        "proven": bound.proven, "exact": bound.exact, "statement": bound.statement, "seconds": certificate.seconds,
         "out": None if out is None else str(out),
     }  # fmt: skip

@@ -29,9 +29,10 @@ def check(
     data_dir: Annotated[Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a lower bound again, in exact arithmetic, with nothing but the file."""
+    """Prove a lower bound again with nothing but the file: exactly, or in floating point where it has many cones."""
     # Imported here because the room brings torch, which --help need not wait for.
-    from ..certificates.checker import NotACertificate, check_text, describe
+    from ..certificates.certificate import prove
+    from ..certificates.checker import NotACertificate, describe
 
     try:
         text = certificate.read_text(encoding="utf-8")
@@ -40,17 +41,18 @@ def check(
         raise typer.Exit(2) from None
     try:
         with working("proving ...", quiet=json):
-            bound = check_text(text)
+            bound = prove(text)
             if data is not None and bound.proven:
                 own = _own(text, data, classes, samples, data_dir)
-                bound = bound if own is None else check_text(text, data=own)
+                bound = bound if own is None else prove(text, own)
     except NotACertificate as error:
         complain(f"{str(certificate)!r} is not a certificate: {error}")
         raise typer.Exit(2) from None
     if json:
         print_json({
-            "proven": bound.proven, "lower_bound": bound.lower_bound, "incumbent": bound.incumbent,
-            "statement": bound.statement, "reason": bound.reason, "seconds": bound.seconds,
+            "proven": bound.proven, "exact": bound.exact, "lower_bound": bound.lower_bound,
+            "incumbent": bound.incumbent, "statement": bound.statement, "reason": bound.reason,
+            "seconds": bound.seconds,
         })  # fmt: skip
     else:
         say_lines(describe(bound))

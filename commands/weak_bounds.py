@@ -18,6 +18,7 @@ BLOCK = 500
 def why_weak(problem: TwoLayerProblem | OutputsProblem | DeepProblem, certificate: Certificate) -> str:
     """The reasons for a large gap, and remedies; empty where the gap is small."""
     from ..certificates import DeepProblem, OutputsProblem
+    from ..certificates.checker import MOST_CONE_FEATURES
 
     if not certificate.gap_percent > LARGE:
         return ""
@@ -32,7 +33,8 @@ def why_weak(problem: TwoLayerProblem | OutputsProblem | DeepProblem, certificat
     return (
         f"The gap is large: with a small weight decay and many features ({problem.X.shape[1]} here) the relaxation "
         "loses much; the network found may be optimal all the same. A larger --weight-decay or fewer --components "
-        "make the bound stronger; so may more --seconds."
+        f"make the bound stronger (with {MOST_CONE_FEATURES - 1} or fewer and the bias, cones can make it sharp); so may "
+        "more --seconds."
     )
 
 

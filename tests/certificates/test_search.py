@@ -174,7 +174,8 @@ def test_a_bound_above_a_network_is_a_contradiction(monkeypatch: pytest.MonkeyPa
 
 def test_evidence_that_is_rejected_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = small_problem()
-    monkeypatch.setattr(certificate, "check_text", lambda text: replace(check_text(text), proven=False, reason="no"))
+    rejected = replace(check_text(certify(problem, seconds=1).text), proven=False, reason="no")
+    monkeypatch.setattr(certificate, "check_text", lambda *_, **__: rejected)
     with pytest.raises(CertificateError, match=r"does not accept this certificate \(no\)"):
         certify(problem, seconds=1)
 

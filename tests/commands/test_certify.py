@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from convexblocks.certificates import certificate, incumbent
+from convexblocks.certificates import certificate, checker, incumbent
 from convexblocks.commands.main import app
 
 Invoke = Callable[..., Any]
@@ -40,8 +40,9 @@ def made(data: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_what_certify_reports(made: tuple[Path, dict[str, Any]]) -> None:
     _, found = made
-    assert {"lower_bound", "incumbent", "gap_percent", "proven", "statement", "seconds"} <= set(found)
+    assert {"lower_bound", "incumbent", "gap_percent", "proven", "exact", "statement", "seconds"} <= set(found)
     assert found["proven"] is True
+    assert found["exact"] is True
     assert 0 < found["lower_bound"] <= found["incumbent"]
     assert "from where on zero is best (estimated)" in found["statement"]["preparation"]
 
@@ -53,6 +54,7 @@ def test_check_proves_it_again_and_says_the_whole_statement(made: tuple[Path, di
         assert words in result.stdout
     found = json.loads(invoke("check", made[0], "--json").stdout.splitlines()[-1])
     assert found["proven"] is True
+    assert found["exact"] is True
     assert found["lower_bound"] == made[1]["lower_bound"]
 
 
@@ -98,6 +100,25 @@ def test_a_width_limits_the_network_that_is_compared(data: Path, tmp_path: Path)
                     "--out", out, "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert len(json.loads(out.read_text())["network"]["outputs"]) <= 1
+
+
+@pytest.mark.parametrize("method", ["cone_search", "paired_moments"])
+def test_a_method_is_chosen(method: str, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cert.json"
+    result = invoke("certify", data, "--weight-decay", "0.3", "--relative", "--seconds", "2", "--method", method,
+                    "--out", out)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["evidence"]["kind"] == method
+
+
+def test_a_proof_in_floating_point_says_so(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checker, "MOST_CONES", 10)
+    result = invoke("certify", data, "--weight-decay", "0.3", "--relative", "--seconds", "2", "--out",
+                    tmp_path / "cert.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("PROVEN in floating-point arithmetic")
+    words = " ".join(result.stdout.split())
+    assert "cones were gone through in floating point, all roundings counted" in words
 
 
 def test_a_run_is_judged_on_its_own_data(data: Path, tmp_path: Path) -> None:
@@ -233,6 +254,8 @@ def test_a_deep_run_is_judged_with_free_biases(data: Path, tmp_path: Path) -> No
         (("diabetes", "--hidden", "0", "--weight-decay", "1"), "expected 1 neuron or more"),
         (("diabetes", "--seconds", "0", "--weight-decay", "1"), "expected a number above 0"),
         (("nothing", "--weight-decay", "1"), "unknown data set"),
+        (("diabetes", "--method", "cones", "--weight-decay", "1"), "expected one of auto, cone_search, paired_moments"),
+        (("diabetes", "--method", "cone_search", "--weight-decay", "1"), "X has 11 columns, and cones are for at most"),
         (("diabetes", "--run", "somewhere"), "with --run data and network are those of the run; leave DATA out"),
         (("--run", "somewhere", "--samples", "0"), "leave --samples out"),
         (("--run", "somewhere", "--activation", "relu"), "leave --activation out"),
