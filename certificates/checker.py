@@ -311,9 +311,9 @@ class _Certificate(NamedTuple):
     X: list[list[float]]
     y: list[Any]
     """A number for each sample, or a list of them."""
-    v: Sequence[float | Fraction]
+    v: Sequence[Any]
     """Empty where there are several outputs."""
-    sides: dict[int, _Side | _Cones]
+    sides: Mapping[int, _Side | _Cones]
     """By sign, 1 and -1."""
     network: tuple[list[list[float]], list[Any]] | None
     duals: list[list[float]] = []  # noqa: RUF012 (never written to)
@@ -1239,12 +1239,6 @@ def _norm(row: list[int], bits: int) -> Fraction:
     return Fraction(root if root * root == square else root + 1, 1 << (bits + PRECISION))
 
 
-def _root_above(value: Fraction) -> Fraction:
-    """At least the root of a number that is not negative."""
-    bits = PRECISION - _size(value) // 2
-    return (math.isqrt(_floor(value, 2 * bits)) + 1) * Fraction(2) ** -bits
-
-
 def _size(value: Fraction) -> int:
     """L such that |value|, not 0, is in (2^(L - 1), 2^(L + 1))."""
     return value.numerator.bit_length() - value.denominator.bit_length()
@@ -1383,12 +1377,12 @@ def _read(text: str) -> _Certificate:
     evidence = _object(root["evidence"], "kind v plus minus", "evidence")
     _choice(evidence["kind"], ("paired_moments", "cone_search"), "evidence.kind")
     v = _reals(evidence["v"], n, "evidence.v")
-    sides: dict[int, Any]
+    sides: Mapping[int, _Side | _Cones]
     if evidence["kind"] == "cone_search":
         sides = {sign: _read_cones(evidence[name], n, d, f"evidence.{name}") for sign, name in SIGNS.items()}
     else:
-        sides = _read_sides(evidence, n, d, "evidence")
-        _limit("products of integers", sum(_products(side, n, d) for side in sides.values()), MOST_PRODUCTS)
+        sides = moments = _read_sides(evidence, n, d, "evidence")
+        _limit("products of integers", sum(_products(side, n, d) for side in moments.values()), MOST_PRODUCTS)
     return _Certificate(statement, X, y, v, sides, _read_network(root["network"], statement))
 
 

@@ -33,8 +33,8 @@ def why_weak(problem: TwoLayerProblem | OutputsProblem | DeepProblem, certificat
     return (
         f"The gap is large: with a small weight decay and many features ({problem.X.shape[1]} here) the relaxation "
         "loses much; the network found may be optimal all the same. A larger --weight-decay or fewer --components "
-        f"make the bound stronger (with {MOST_CONE_FEATURES - 1} or fewer and the bias, cones can make it sharp); so may "
-        "more --seconds."
+        f"make the bound stronger (with {MOST_CONE_FEATURES - 1} or fewer and the bias, cones can make it sharp); so "
+        "may more --seconds."
     )
 
 

@@ -245,7 +245,8 @@ def test_the_search_reaches_the_optimum_of_the_model(loss: str, name: str) -> No
     columns = [Column.of(column.problem, pairs) for column in columns]
     none = np.zeros((2, len(pairs)))
     start = [replace(part, pairs=none, pair_width=none + 1) for part in start]
-    _, reached = polish_outputs(problem, columns, start, 6)
+    # It ends when it gains nothing more: the time is a limit for slow machines.
+    _, reached = polish_outputs(problem, columns, start, 120)
     assert reached <= optimum * (1 + 1e-4)
     assert reached == pytest.approx(optimum, rel=5e-3)
 
