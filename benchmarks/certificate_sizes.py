@@ -93,7 +93,7 @@ def figure(gaps: dict[tuple[str, float], list[tuple[int, float]]]) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(ScalarFormatter())
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize="small")
+    made.legend(fontsize="small", loc="outside lower center", ncols=2)
     return made
 
 

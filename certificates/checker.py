@@ -356,14 +356,18 @@ def check(path: str | Path, data: Any = None) -> Bound:
     NotACertificate
         If the file cannot be read as a certificate.
     """
+    return check_text(read_text(path), data)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file; NotACertificate is raised if it is too large, or not in UTF-8."""
     with open(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     _limit("bytes", len(content), MOST_BYTES)
     try:
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise NotACertificate(f"not a text in UTF-8: {error}") from None
-    return check_text(text, data)
 
 
 def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bound:

@@ -32,19 +32,18 @@ def check(
     """Prove a lower bound again with nothing but the file: exactly, or in floating point where it has many cones."""
     # Imported here because the room brings torch, which --help need not wait for.
     from ..certificates.certificate import prove
-    from ..certificates.checker import NotACertificate, describe
+    from ..certificates.checker import NotACertificate, describe, read_text
 
     try:
-        text = certificate.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        complain(f"the file {str(certificate)!r} cannot be read: {error}.")
-        raise typer.Exit(2) from None
-    try:
+        text = read_text(certificate)
         with working("proving ...", quiet=json):
             bound = prove(text)
             if data is not None and bound.proven:
                 own = _own(text, data, classes, samples, data_dir)
                 bound = bound if own is None else prove(text, own)
+    except OSError as error:
+        complain(f"the file {str(certificate)!r} cannot be read: {error}.")
+        raise typer.Exit(2) from None
     except NotACertificate as error:
         complain(f"{str(certificate)!r} is not a certificate: {error}")
         raise typer.Exit(2) from None
