@@ -81,7 +81,7 @@ def certificates(name: str, most: int) -> Iterator[tuple[float, int, Certificate
 
 def figure(gaps: dict[tuple[str, float], list[tuple[int, float]]]) -> Figure:
     """One line for each data set and weight decay."""
-    made = Figure(figsize=(7, 4.5), layout="constrained")
+    made = Figure(figsize=(9, 5.5), layout="constrained")
     axes = made.add_subplot()
     for (name, share), points in gaps.items():
         color = f"C{list(SERIES).index(name)}"
