@@ -60,23 +60,23 @@ or, with class numbers y_i from 0 to K - 1, the softmax cross-entropy sum_i (log
    D(V) is the sum of the entropies of all P_i, since log sum_k exp z_k - P_i'z >= -sum_k P_ik log P_ik. Stored is P_ik
    for the classes k other than y_i; the last one is what they leave of 1. t V, t in [0, 1], has t P_ik in their place.
 
-6a. Another H, where all g = V'phi(X u) lie in a plane: all of R^2 for K = 2; for the softmax loss with K = 3 the g with
-   g_1 + g_2 + g_3 = 0, as the rows of V sum to 0. For directions a_1, ..., a_N in R^K let H_j be at least |a_j'g|, by
-   steps 2 to 4 for the vector V a_j in place of v. As a point x of the plane is known by (x_1, x_2), every linear form
-   on it is c'(x_1, x_2) for one c in R^2. That of a_j'x is c_j = a_j (K = 2) or (a_j1 - a_j3, a_j2 - a_j3) (K = 3).
+6a. Another H, where all g = V'phi(X u) lie in a plane: all of R^2 for K = 2; for the softmax loss with K = 3 the g
+   with g_1 + g_2 + g_3 = 0, as the rows of V sum to 0. For directions a_1, ..., a_N in R^K let H_j be at least |a_j'g|,
+   by steps 2 to 4 for the vector V a_j in place of v. As a point x of the plane is known by (x_1, x_2), every linear
+   form on it is c'(x_1, x_2) for one c in R^2; that of a_j'x is c_j = a_j (K = 2), (a_j1 - a_j3, a_j2 - a_j3) (K = 3).
 
    Let a_{N+1} = -a_1 and H_{N+1} = H_1. It is checked that det(c_j, c_{j+1}) > 0 for j = 1, ..., N: every turn from c_j
    to c_{j+1} is counterclockwise and less than a half turn. All of them lead from c_1 to -c_1, so they make a half turn
    or more, and every c in R^2 or its negative is l c_j + m c_{j+1} for some j and l, m >= 0. Take for c the form g'x,
-   and -g for g if need be, which has the same length: g'x = l a_j'x + m a_{j+1}'x for all x of the plane. Let w_j be its
-   point with a_j'w_j = H_j and a_{j+1}'w_j = H_{j+1}. Then
+   and -g for g if need be, which has the same length: g'x = l a_j'x + m a_{j+1}'x for all x of the plane. Let w_j be
+   the point of the plane with a_j'w_j = H_j and a_{j+1}'w_j = H_{j+1}. Then
 
        |g|^2  =  l a_j'g + m a_{j+1}'g  <=  l H_j + m H_{j+1}  =  g'w_j  <=  |g| |w_j|.
 
-   So H may be the largest |w_j|; |x|^2 is x_1^2 + x_2^2 (K = 2) or x_1^2 + x_2^2 + (x_1 + x_2)^2 (K = 3). If all H_j are
-   exact, that is at most h(V) / cos(turn / 2), turn the largest angle between consecutive a_j, seen in the plane: where
-   two lines meet that touch a set within a circle, the touching points are seen under the angle pi - turn, and no such
-   place is farther out than the corner of two tangents of the circle.
+   So H may be the largest |w_j|; |x|^2 is x_1^2 + x_2^2 (K = 2) or x_1^2 + x_2^2 + (x_1 + x_2)^2 (K = 3). If all H_j
+   are exact, that is at most h(V) / cos(turn / 2), turn the largest angle between consecutive a_j, seen in the plane:
+   where two lines meet that touch a set within a circle, the touching points are seen under the angle pi - turn, and
+   no such place is farther out than the corner of two tangents of the circle.
 
 Proof for any depth
 -------------------

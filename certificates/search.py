@@ -68,7 +68,7 @@ def certify(
         seconds *= 1 - SHARES[0]
     began = time.perf_counter()
     if isinstance(problem, OutputsProblem):
-        evidence = search_outputs(problem, seconds, random_state=random_state)
+        evidence = search_outputs(problem, incumbent, seconds, random_state=random_state)
     else:
         evidence = _search(problem, incumbent, seconds)
     return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
