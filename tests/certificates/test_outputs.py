@@ -35,7 +35,7 @@ from convexblocks.certificates.outputs_support import worst_output_neurons
 from convexblocks.formulations import OutputMoments, UsageError
 from convexblocks.formulations.sample_pairs import nearest_pairs
 
-KINDS = [("squared", 2, "relu"), ("softmax", 3, "relu"), ("softmax", 3, "leaky_relu"), ("squared", 3, "absolute_value")]
+KINDS = [("squared", 3, "relu"), ("softmax", 4, "relu"), ("softmax", 4, "leaky_relu"), ("squared", 3, "absolute_value")]
 
 
 def outputs_problem(
