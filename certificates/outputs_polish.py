@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 
 import numpy as np
 import torch
@@ -128,22 +128,27 @@ def _ascend(
         pieces = iter(zip(others, parts, strict=True))
         return first.view(dual.shape), [_column_values(own, v, pieces) for own, v in zip(values, along, strict=True)]
 
-    sizes = [CORNER * smoothing * float(own["v"].abs().mean()) for own in unpacked(_flat(dual, parts))[1]]
+    groups = _groups(columns)
+    means = [float(own["v"].abs().mean()) for own in unpacked(_flat(dual, parts))[1]]
+    corners = [CORNER * smoothing * float(np.mean(means[group])) for group in groups]
+    decays = torch.tensor([column.problem.weight_decay for column in columns], dtype=torch.float64)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         variable = torch.tensor(flat, requires_grad=True)
         first, here = unpacked(variable)
         supports = []
-        for column, own, corner in zip(columns, here, sizes, strict=True):
-            decay = column.problem.weight_decay
-            shifted = matrices(column.problem, column.data, own, corner) + own["price"][:, None, None] * decay * J
+        for group, corner in zip(groups, corners, strict=True):
+            owns, decay, column = here[group], decays[group, None], columns[group.start]
+            every = {name: torch.stack([own[name] for own in owns]) for name in owns[0]}
+            prices = (decay * every["price"])[..., None, None]
+            shifted = matrices(column.problem, column.data, every, corner) + prices * J
             try:
                 eigenvalues = torch.linalg.eigvalsh(shifted)
             except torch.linalg.LinAlgError:
                 return np.inf, np.zeros_like(flat)
             soft = smoothing * decay
-            supports.append(2 * soft * torch.logsumexp(eigenvalues.reshape(-1) / soft, 0))
-        bound = directions.bound(torch.stack(supports), smoothing * problem.weight_decay)
+            supports.append(2 * soft[:, 0] * torch.logsumexp(eigenvalues.flatten(1) / soft, 1))
+        bound = directions.bound(torch.cat(supports), smoothing * problem.weight_decay)
         value = -_dual(problem, targets, problem.weight_decay / bound * _point(problem, targets, first))
         value.backward()  # type: ignore[no-untyped-call]
         assert variable.grad is not None
@@ -156,6 +161,12 @@ def _ascend(
                 bounds += [(0 if name in ("pairs", "mean", "local") else None, None)] * part.numel()
     first = _flat(dual, parts).numpy()
     return unpacked(torch.as_tensor(minimize_until(objective, first, deadline, iterations=ITERATIONS, bounds=bounds)))
+
+
+def _groups(columns: Sequence[Column]) -> list[slice]:
+    """Consecutive columns with the same pairs, whose matrices are made together."""
+    starts = [k for k, column in enumerate(columns) if not k or column.data is not columns[k - 1].data]
+    return [slice(*ends) for ends in pairwise([*starts, len(columns)])]
 
 
 def _flat(dual: Tensor, parts: Sequence[Tensor]) -> Tensor:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..formulations.sample_pairs import nearest_pairs
-from .evidence import Multipliers, as_evidence, hexes
+from ..formulations.sample_pairs import Pairs, make_pairs, nearest_pairs
+from .evidence import Multipliers, as_evidence, busy, hexes
 from .incumbent import Incumbent, make_incumbent
-from .moment_start import first_multipliers
+from .moment_start import Data, first_multipliers
 from .outputs_directions import Directions, output_directions
 from .outputs_incumbent import train_separate
 from .outputs_polish import Column, outputs_estimate, polish_outputs
@@ -56,7 +56,7 @@ def first_in_plane(
     problem: OutputsProblem, directions: Directions, incumbent: Incumbent, seconds: float, *, random_state: int = 0
 ) -> tuple[list[Column], list[Multipliers]]:
     """The problem of one output of every direction, and its first multipliers."""
-    few, columns, start = problem.X.shape[1] <= FEW_FEATURES, [], []
+    few, problems, start = problem.X.shape[1] <= FEW_FEATURES, [], []
     lengths = [np.linalg.norm(part, axis=1) for part in (incumbent.weights, incumbent.outputs)]
     mass = max(float(lengths[0] @ lengths[1]), 1e-9)
     for v in directions.rows @ incumbent.v.T:
@@ -68,9 +68,34 @@ def first_in_plane(
         one = problem.column(problem.phi(problem.X @ weights.T) @ outputs + v, decay)
         pairs = nearest_pairs(problem.X, v, neighbours=NEIGHBOURS[not few], conic=few)
         found, _ = first_multipliers(one, pairs, make_incumbent(one, weights, outputs), seconds / len(directions.rows))
-        columns.append(Column.of(one, pairs))
-        start.append(replace(found, v=v))
-    return columns, start
+        pairs, found = busy(pairs, found)
+        problems.append(one)
+        start.append((pairs, replace(found, v=v)))
+    pairs, found = _with_all_pairs(problem.X, start)
+    data = Data.of(problems[0], pairs)
+    return [Column(one, pairs, data) for one in problems], found
+
+
+def _with_all_pairs(
+    X: np.ndarray, start: Sequence[tuple[Pairs, Multipliers]]
+) -> tuple[Pairs, list[Multipliers]]:
+    """The pairs of all directions, idle in those where they were not: what is shared is faster than what is fitting."""
+    places: dict[tuple[int, tuple[tuple[int, float], ...]], int] = {}
+    owned = []
+    for pairs, _ in start:
+        keys = [(int(of), tuple(partners)) for of, partners in zip(pairs.of, pairs.partners, strict=True)]
+        owned.append([places.setdefault(key, len(places)) for key in keys])
+    entries = [(place, j, c) for (_, partners), place in places.items() for j, c in partners]
+    pair, partner, factors = (np.array([entry[part] for entry in entries], dtype=kind)
+                              for part, kind in enumerate((int, int, float)))  # fmt: skip
+    every = make_pairs(X, np.array([of for of, _ in places], dtype=int), pair, partner, factors)
+    lengths = np.maximum(np.linalg.norm(every.differences, axis=1), 1e-12)
+    found = []
+    for (_, part), own in zip(start, owned, strict=True):
+        weights, widths = np.zeros((2, len(every))), np.tile(lengths, (2, 1))
+        weights[:, own], widths[:, own] = part.pairs, part.pair_width
+        found.append(replace(part, pairs=weights, pair_width=widths))
+    return every, found
 
 
 def first_columns(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 from ..formulations.errors import UsageError
-from ..formulations.sample_pairs import Pairs, nearest_pairs
+from ..formulations.sample_pairs import nearest_pairs
 from .certificate import Certificate, make_certificate, require_checkable
 from .dual_polish import polish
-from .evidence import Multipliers, as_evidence, support_estimate
+from .evidence import Multipliers, as_evidence, busy, support_estimate
 from .incumbent import Incumbent, train_incumbent
 from .moment_start import first_multipliers
 from .outputs_incumbent import train_outputs
@@ -90,16 +89,10 @@ def _search(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float) -> d
     # Rows are tighter, and slower to find.
     start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1 + few] * seconds, rows=few)
     if few:
-        pairs, start = _busy(pairs, start)
+        pairs, start = busy(pairs, start)
     left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
     found, _ = polish(problem, pairs, start, left)
     return as_evidence(problem, pairs, _up_to_the_decay(problem, found, support_estimate(problem, pairs, found)))
-
-
-def _busy(pairs: Pairs, start: Multipliers) -> tuple[Pairs, Multipliers]:
-    """The pairs that have a multiplier, and theirs."""
-    kept = start.pairs.max(axis=0) > 0
-    return pairs.only(kept), replace(start, pairs=start.pairs[:, kept], pair_width=start.pair_width[:, kept])
 
 
 def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:
