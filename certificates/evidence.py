@@ -103,9 +103,9 @@ def value_estimate(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipli
     return problem.dual(scale * multipliers.v)
 
 
-def busy(pairs: Pairs, start: Multipliers) -> tuple[Pairs, Multipliers]:
-    """The pairs that have a multiplier, and theirs."""
-    kept = start.pairs.max(axis=0) > 0
+def busy(pairs: Pairs, start: Multipliers, share: float = 0.0) -> tuple[Pairs, Multipliers]:
+    """The pairs whose multiplier is above a share of the largest, and theirs."""
+    kept = start.pairs.max(axis=0) > share * start.pairs.max(initial=0.0)
     return pairs.only(kept), replace(start, pairs=start.pairs[:, kept], pair_width=start.pair_width[:, kept])
 
 

@@ -28,6 +28,8 @@ from .support import worst_neurons
 
 SHARES = (0.2, 0.2)
 """Of the time, for the separate networks and for the first multipliers."""
+BUSY = 0.03
+"""Pairs in a plane whose first multiplier is below this share of the largest are dropped: all directions share them."""
 STARTS = 32
 """Of the ascent to the neuron that a direction wants most."""
 FEW_FEATURES = 12
@@ -66,9 +68,9 @@ def first_in_plane(
         # With this weight decay the network of this neuron alone is optimal for these targets, and v its residual.
         decay = max(float(wanted.values[0]), 1e-9 * problem.weight_decay)
         one = problem.column(problem.phi(problem.X @ weights.T) @ outputs + v, decay)
-        pairs = nearest_pairs(problem.X, v, neighbours=NEIGHBOURS[not few], conic=few)
+        pairs = nearest_pairs(problem.X, v, neighbours=NEIGHBOURS[True], conic=few)
         found, _ = first_multipliers(one, pairs, make_incumbent(one, weights, outputs), seconds / len(directions.rows))
-        pairs, found = busy(pairs, found)
+        pairs, found = busy(pairs, found, BUSY)
         problems.append(one)
         start.append((pairs, replace(found, v=v)))
     pairs, found = _with_all_pairs(problem.X, start)

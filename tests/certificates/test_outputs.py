@@ -28,6 +28,7 @@ from convexblocks.certificates import (
     train_outputs,
 )
 from convexblocks.certificates.checker import NotACertificate, check_text, data_digest, describe
+from convexblocks.certificates.outputs_directions import Directions
 from convexblocks.certificates.outputs_incumbent import network_outputs_incumbent, train_separate
 from convexblocks.certificates.outputs_polish import Column, polish_outputs
 from convexblocks.certificates.outputs_search import first_columns, outputs_evidence
@@ -212,7 +213,7 @@ def test_two_classes_are_a_logistic_loss_with_the_weight_decay_over_the_root_of_
 def test_one_output_is_what_it_was() -> None:
     problem = outputs_problem("squared", 1, samples=12)
     columns, start = first_columns(problem, 1, 1)
-    evidence = outputs_evidence(problem, columns, start)
+    evidence = outputs_evidence(problem, Directions(np.eye(1), None), columns, start)
     text = certificate_text(problem, evidence)
     content = json.loads(text)
     one = problem.column(problem.y[:, 0], problem.weight_decay)
@@ -245,7 +246,7 @@ def test_the_search_reaches_the_optimum_of_the_model(loss: str, name: str) -> No
     columns = [Column.of(column.problem, pairs) for column in columns]
     none = np.zeros((2, len(pairs)))
     start = [replace(part, pairs=none, pair_width=none + 1) for part in start]
-    _, reached = polish_outputs(problem, columns, start, 6)
+    _, reached = polish_outputs(problem, Directions(np.eye(3), None), columns, start, 6)
     assert reached <= optimum * (1 + 1e-4)
     assert reached == pytest.approx(optimum, rel=5e-3)
 

@@ -169,7 +169,6 @@ def test_h_is_bounded_as_brute_force_finds_it(certified: tuple[OutputsProblem, C
     if problem.loss == "softmax":
         P = np.zeros(problem.targets.shape)
         P[problem.targets == 0] = V.ravel()
-        V = problem.targets - P - problem.targets * P.sum(1, keepdims=True)
         V = np.where(problem.targets == 1, P.sum(1, keepdims=True), -P)
     U = np.random.default_rng(0).standard_normal((20_000, 3))
     g = problem.phi(U @ problem.X.T) @ V / np.linalg.norm(U, axis=1)[:, None]
@@ -257,7 +256,7 @@ def test_both_ways_can_be_read_and_directions_are_tighter() -> None:
     problem = plane_problem("softmax", 3)
     content = json.loads(certify(problem, seconds=3).text)
     directions = check_text(json.dumps(content))
-    # The columns of the identity as directions: sides of one kind serve the other, where the vectors are the same.
+    # Any sides prove something of any vector.
     part = content["evidence"]["directions"][0]
     content["evidence"]["columns"] = [{name: part[name] for name in ("plus", "minus")}] * 3
     del content["evidence"]["directions"]
@@ -279,6 +278,6 @@ def test_the_bound_of_the_search_is_that_of_the_corners(count: int) -> None:
     bound, longest = float(directions.bound(supports)), float(np.linalg.norm(g, axis=1).max())
     assert longest <= bound * (1 + 1e-12)
     assert bound <= longest / np.cos(turn / 2) * (1 + 1e-12)
-    assert bound <= float(directions.bound(supports, 1e-3)) <= bound + 1e-3 * np.log(count)
+    assert bound <= float(directions.bound(supports, 1e-3)) <= bound + 1.001e-3 * np.log(count)
     columns = Directions(np.eye(2), None)
     assert float(columns.bound(torch.tensor([3.0, 4.0]))) == pytest.approx(5)
