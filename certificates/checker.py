@@ -759,8 +759,8 @@ def _corner_square(directions: list[list[float]], supports: list[Fraction]) -> F
         unit, here, there = _determinant(c, e), bounds[k], bounds[k + 1]
         w = [(here * e[1] - there * c[1]) / unit, (there * c[0] - here * e[0]) / unit]
         # The last coordinate of three, which sum to zero.
-        rest = [-sum(w)] if len(directions[0]) == 3 else []
-        largest = max(largest, sum((entry * entry for entry in (*w, *rest)), Fraction()))
+        rest = [-w[0] - w[1]] if len(directions[0]) == 3 else []
+        largest = max(largest, _dot([*w, *rest], [*w, *rest]))
     return largest
 
 

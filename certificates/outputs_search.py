@@ -73,9 +73,9 @@ def first_in_plane(
         pairs, found = busy(pairs, found, BUSY)
         problems.append(one)
         start.append((pairs, replace(found, v=v)))
-    pairs, found = _with_all_pairs(problem.X, start)
-    data = Data.of(problems[0], pairs)
-    return [Column(one, pairs, data) for one in problems], found
+    every, all_found = _with_all_pairs(problem.X, start)
+    data = Data.of(problems[0], every)
+    return [Column(one, every, data) for one in problems], all_found
 
 
 def _with_all_pairs(
@@ -88,8 +88,8 @@ def _with_all_pairs(
         keys = [(int(of), tuple(partners)) for of, partners in zip(pairs.of, pairs.partners, strict=True)]
         owned.append([places.setdefault(key, len(places)) for key in keys])
     entries = [(place, j, c) for (_, partners), place in places.items() for j, c in partners]
-    pair, partner, factors = (np.array([entry[part] for entry in entries], dtype=kind)
-                              for part, kind in enumerate((int, int, float)))  # fmt: skip
+    pair, partner = (np.array([entry[part] for entry in entries], dtype=int) for part in (0, 1))
+    factors = np.array([c for _, _, c in entries], dtype=float)
     every = make_pairs(X, np.array([of for of, _ in places], dtype=int), pair, partner, factors)
     lengths = np.maximum(np.linalg.norm(every.differences, axis=1), 1e-12)
     found = []

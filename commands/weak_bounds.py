@@ -27,8 +27,9 @@ def why_weak(problem: TwoLayerProblem | OutputsProblem | DeepProblem, certificat
     if isinstance(problem, OutputsProblem) and (problem.loss, problem.outputs) not in PLANES:
         return (
             f"The gap is large: each of the {problem.outputs} outputs is bounded by itself, which loses where they "
-            "want the same neurons; the network found may be optimal all the same. Two classes lose nothing so, "
-            "--classes A,B, three classes and two targets little. A larger --weight-decay makes the bound stronger, too."
+            "want the same neurons; the network found may be optimal all the same. Two classes lose nothing "
+            "(--classes A,B), three classes and two targets little. A larger --weight-decay makes the bound "
+            "stronger, too."
         )
     return (
         f"The gap is large: with a small weight decay and many features ({problem.X.shape[1]} here) the relaxation "

@@ -35,7 +35,7 @@ def certified(request: Any) -> tuple[OutputsProblem, Certificate]:
 
 
 def by_hand(loss: str, directions: np.ndarray, rhos: np.ndarray) -> tuple[str, float]:
-    """A certificate whose majorants are all zero, H_j = max over signs of sum_i (s v_i)_+ |x_i| + rho_j; and its bound."""
+    """A certificate with majorants of zero, H_j = max over signs s of sum_i (s v_i)_+ |x_i| + rho_j; and its bound."""
     problem = plane_problem(loss, directions.shape[1])
     V = problem.negative_gradient(np.zeros(problem.targets.shape)) / 2
     norms = np.linalg.norm(problem.X, axis=1)
