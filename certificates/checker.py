@@ -777,7 +777,8 @@ def _what_outputs_lose(certificate: _Certificate) -> str:
     cosines = []
     for a, b in zip(seen, [*seen[1:], [-entry for entry in seen[0]]], strict=True):
         inner = _dot(a, b)
-        cosines.append(math.copysign(math.sqrt(inner * inner / (_dot(a, a) * _dot(b, b))), inner))
+        size = math.sqrt(inner * inner / (_dot(a, a) * _dot(b, b)))
+        cosines.append(size if inner >= 0 else -size)
     lost = 100 * (1 - math.sqrt((1 + min(cosines)) / 2))
     return (
         f"outputs bounded in {len(directions)} directions of the plane, which loses at worst as much as a weight decay "

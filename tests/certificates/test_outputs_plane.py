@@ -135,6 +135,14 @@ def test_a_direction_that_the_plane_does_not_see_is_rejected() -> None:
     assert not check_text(without_geometry("softmax", rows)).proven
 
 
+@pytest.mark.parametrize("loss", ["squared", "softmax"])
+@pytest.mark.parametrize("power", [-1000, 1000])
+def test_directions_of_any_length_are_accepted(loss: str, power: int) -> None:
+    bound = check_text(without_geometry(loss, spread(loss) * 2.0**power))
+    assert bound.proven
+    assert f"{COUNT} directions of the plane" in bound.notes[1]
+
+
 def test_no_network_is_below_the_bound(certified: tuple[OutputsProblem, Certificate]) -> None:
     problem, made = certified
     assert made.bound.proven
