@@ -12,8 +12,8 @@ to the one above which the zero network is optimal (estimated). One thread. "fou
 training of the incumbent apart. "exact" proofs are checked by the standard-library checker, run here as a script of its
 own; it refuses the "floating" ones, cones that are too many for it, which `convexblocks.certificates.certificate.prove`
 checks in this process. "checked" is the time of that. The gap is 100 (1 - proven bound / incumbent), the incumbent
-rounded upward. diabetes2 has two outputs, iris3 and wine3 have three, digits10 has ten: each output is
-bounded by itself, and the gap is mostly what that loses.
+rounded upward. diabetes2 has two outputs, iris3 and wine3 have three classes, which are bounded in directions of their
+plane; digits10 has ten, each of which is bounded by itself, and the gap is mostly what that loses.
 """
 
 from __future__ import annotations
@@ -138,9 +138,9 @@ INSTANCES = {
     "cancer-0.1": Instance(cancer, "logistic", 0.1, 0.45),
     "digits38-0.3": Instance(two_digits, "logistic", 0.3, 0.61),
     "digits38-0.1": Instance(two_digits, "logistic", 0.1, 2.0),
-    "diabetes2-0.3": Instance(two_targets, "squared", 0.3, 3.5),
-    "iris3-0.3": Instance(flowers, "softmax", 0.3, 10.0),
-    "wine3-0.3": Instance(wines, "softmax", 0.3, 18.0),
+    "diabetes2-0.3": Instance(two_targets, "squared", 0.3, 1.0),
+    "iris3-0.3": Instance(flowers, "softmax", 0.3, 0.5),
+    "wine3-0.3": Instance(wines, "softmax", 0.3, 0.5),
     "digits10-0.3": Instance(ten_digits, "softmax", 0.3, 47.0, 20, 60.0),
     "digits10-0.1": Instance(ten_digits, "softmax", 0.1, 53.0, 20, 60.0),
     "synth-5-0.3": Instance(synthetic, "squared", 0.3, 0.1, seconds=60.0, scaled=False),

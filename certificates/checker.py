@@ -77,32 +77,50 @@ or, with class numbers y_i from 0 to K - 1, the softmax cross-entropy sum_i (log
    D(V) is the sum of the entropies of all P_i, since log sum_k exp z_k - P_i'z >= -sum_k P_ik log P_ik. Stored is P_ik
    for the classes k other than y_i; the last one is what they leave of 1. t V, t in [0, 1], has t P_ik in their place.
 
+9. Another H, where all g = V'phi(X u) lie in a plane: all of R^2 for K = 2; for the softmax loss with K = 3 the g
+   with g_1 + g_2 + g_3 = 0, as the rows of V sum to 0. For directions a_1, ..., a_N in R^K let H_j be at least |a_j'g|,
+   by steps 2 to 4 for the vector V a_j in place of v. As a point x of the plane is known by (x_1, x_2), every linear
+   form on it is c'(x_1, x_2) for one c in R^2; that of a_j'x is c_j = a_j (K = 2), (a_j1 - a_j3, a_j2 - a_j3) (K = 3).
+
+   Let a_{N+1} = -a_1 and H_{N+1} = H_1. It is checked that det(c_j, c_{j+1}) > 0 for j = 1, ..., N: every turn from c_j
+   to c_{j+1} is counterclockwise and less than a half turn. All of them lead from c_1 to -c_1, so they make a half turn
+   or more, and every c in R^2 or its negative is l c_j + m c_{j+1} for some j and l, m >= 0. Take for c the form g'x,
+   and -g for g if need be, which has the same length: g'x = l a_j'x + m a_{j+1}'x for all x of the plane. Let w_j be
+   the point of the plane with a_j'w_j = H_j and a_{j+1}'w_j = H_{j+1}. Then
+
+       |g|^2  =  l a_j'g + m a_{j+1}'g  <=  l H_j + m H_{j+1}  =  g'w_j  <=  |g| |w_j|.
+
+   So H may be the largest |w_j|; |x|^2 is x_1^2 + x_2^2 (K = 2) or x_1^2 + x_2^2 + (x_1 + x_2)^2 (K = 3). If all H_j
+   are exact, that is at most h(V) / cos(turn / 2), turn the largest angle between consecutive a_j, seen in the plane:
+   where two lines meet that touch a set within a circle, the touching points are seen under the angle pi - turn, and
+   no such place is farther out than the corner of two tangents of the circle.
+
 Proof for any depth
 -------------------
 The statement is about f(x) = W_L phi(W_{L-1} ... phi(W_1 x)), any widths, one output, and the penalty
 (weight_decay / 2) sum_l |W_l|^2 of Frobenius norms. phi acts on each entry, |phi(a) - phi(b)| <= |a - b|, phi(0) = 0:
 relu, leaky_relu, absolute_value and tanh. With free biases, phi(W_l h + b_l) and a last b_L, no bias is penalized.
 
-9. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
+10. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
    Without them f(0) = 0, and for the matrix H of the outputs of a layer |phi(H W')| <= |H W'| <= |H| |W|, where for the
    first one |X W_1'| <= |X|_2 |W_1|, |X|_2 the largest singular value of X. Hence
 
        |z_i - z_j| <= R |x_i - x_j|,   and without free biases   |z_i| <= R |x_i|,   |z| <= R |X|_2.
 
-10. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
-   together; with free biases r and s must not be there. By step 9, |v'z| <= R h with
+11. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
+   together; with free biases r and s must not be there. By step 10, |v'z| <= R h with
 
        h = sum_e |f_e| |x_i - x_j| + sum_i |r_i| |x_i| + |s| |X|_2.
 
    So loss(z) >= D(v) - v'z >= D(v) - R h. Whatever the amounts are, that holds. v is added up here, exactly.
 
-11. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
+12. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
    R >= 0 of m(R) + weight_decay (L/2) R^(2/L), where m(R) is the largest of 0 and all D(v) - R h. As L >= 2, the power
    is concave, and m is linear between its breakpoints: on each piece the least value is at an end. After the last
    breakpoint m is constant, and the sum increases. So it is enough to look at R = 0 and at the breakpoints, which are
    rational. (For L = 2 this solves a linear program.)
 
-12. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
+13. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
    file, with which `_peak` proves sigma^2 I - X'X (or, if it is smaller, sigma^2 I - X X') positive semidefinite.
 
 The file
@@ -129,7 +147,9 @@ What is different for "two_layer_outputs":
     statement    has the key outputs too, K; loss is "squared" or "softmax"
     data         y has K numbers for each sample (squared), or its class number (softmax)
     evidence     in place of v, plus and minus: columns, with plus and minus for each output, and v (squared), K numbers
-                 for each sample, or probabilities (softmax), the K - 1 numbers P_ik, k other than y_i, for each sample
+                 for each sample, or probabilities (softmax), the K - 1 numbers P_ik, k other than y_i, for each sample.
+                 For K = 2 (squared) and K = 3 (softmax), directions may stand in place of columns, at most 64 objects
+                 with direction (a_j, K numbers), plus and minus
     network      outputs has K numbers for each neuron
 
 What is different for "deep":
@@ -158,7 +178,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 from operator import index, mul
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,6 +191,8 @@ LOSSES = {
 }  # fmt: skip
 """Of every network."""
 SIGNS = {1: "plus", -1: "minus"}
+PLANES = (("squared", 2), ("softmax", 3))
+"""Loss and number of outputs where all V'phi(X u) lie in a plane."""
 MOST_BYTES = 2**26
 """Of a file, and of an array in a file of data."""
 MOST_PRODUCTS = 100_000_000
@@ -179,6 +201,7 @@ MOST_OUTPUTS_PRODUCTS = 500_000_000
 """The same, for several outputs."""
 MOST_NETWORK_PRODUCTS = 100_000_000
 """Of integers, to compute the objective of the network in a file."""
+MOST_DIRECTIONS = 64
 MOST_CUTS = 64
 MOST_LAYERS = 64
 ENTROPY = 1_000
@@ -280,7 +303,7 @@ class _Side(NamedTuple):
 
 
 class _Cut(NamedTuple):
-    """The parts of v in step 10; r and s are empty where the file has null."""
+    """The parts of v in step 11; r and s are empty where the file has null."""
 
     edges: list[tuple[int, int]]
     amounts: list[float]
@@ -319,7 +342,9 @@ class _Certificate(NamedTuple):
     duals: list[list[float]] = []  # noqa: RUF012 (never written to)
     """Of several outputs, a list for each sample: v or probabilities."""
     columns: list[dict[int, _Side]] = []  # noqa: RUF012
-    """Of several outputs, the sides of each."""
+    """Of several outputs, the sides of each, or of each direction."""
+    directions: list[list[float]] = []  # noqa: RUF012
+    """The a_j of step 9, or empty."""
     lipschitz: _Cuts | None = None
     """Of a deep network, which has neither v nor sides; its network is `layers`."""
     layers: _Layers | None = None
@@ -400,6 +425,8 @@ def check_text(text: str, data: Any = None, replay: Replay | None = None) -> Bou
             notes.append(f"least over the product R = |W_1| ... |W_L| ({how}), at R about {_float_below(R):.6g}")
         else:
             value = _outputs_value(certificate) if certificate.columns else _one_output_value(certificate, replay)
+            if certificate.columns:
+                notes.append(_what_outputs_lose(certificate))
         lower_bound = max(0.0, _float_below(value))
         notes.append(_check_incumbent(certificate, lower_bound))
         _check_claim(certificate, lower_bound)
@@ -618,7 +645,7 @@ def _formulas(statement: Mapping[str, Any]) -> tuple[str, str]:
 
 def _outcome(bound: Bound) -> list[str]:
     """The lines on data, bound and incumbent."""
-    statement, outputs = bound.statement, bound.statement.get("outputs")
+    statement = bound.statement
     incumbent, gap = "not stated", "unknown"
     if bound.incumbent is not None and bound.gap_percent is not None:
         incumbent = _decimal(bound.incumbent, ROUND_CEILING)
@@ -631,10 +658,6 @@ def _outcome(bound: Bound) -> list[str]:
         f"lower bound  {_decimal(bound.lower_bound, ROUND_FLOOR)}, proved here from the evidence in the file",
         f"incumbent    {incumbent}",
         f"gap          {gap}",
-        *([] if outputs is None else [
-            "outputs      bounded one by one; where they want the same neurons, that loses at worst as much as a "
-            f"weight decay over {outputs}^(1/2)"
-        ]),
         *(f"note         {note}" for note in bound.notes),
         *([] if bound.exact else ["note         cones were gone through in floating point, all roundings counted"]),
         f"time         {bound.seconds:.2f} s",
@@ -758,7 +781,8 @@ def _network_products(certificate: _Certificate) -> int:
     n, network, layers = len(certificate.X), certificate.network, certificate.layers
     if layers is not None:
         return deep_products(n, [len(matrix) * len(matrix[0]) for matrix in layers.weights])
-    return len(network[1]) * n * (len(certificate.X[0]) + len(certificate.columns)) if network is not None else 0
+    outputs = certificate.statement.get("outputs", 0)
+    return len(network[1]) * n * (len(certificate.X[0]) + outputs) if network is not None else 0
 
 
 def deep_products(samples: int, sizes: Iterable[int]) -> int:
@@ -783,16 +807,21 @@ def _one_output_value(certificate: _Certificate, replay: Replay | None) -> Fract
 
 
 def _outputs_value(certificate: _Certificate) -> Fraction:
-    """What the evidence proves for several outputs: step 6."""
-    V = _dual_rows(certificate)
-    squares = Fraction()
-    for k, (v, sides) in enumerate(zip(zip(*V, strict=True), certificate.columns, strict=True)):
+    """What the evidence proves for several outputs: step 8 or 9."""
+    V, directions, name = _dual_rows(certificate), certificate.directions, "columns"
+    vectors: list[Sequence[Fraction]] = list(zip(*V, strict=True))
+    if directions:
+        _check_turns(directions)
+        vectors, name = [[_dot(row, a) for row in V] for a in directions], "directions"
+    supports = []
+    for k, (v, sides) in enumerate(zip(vectors, certificate.columns, strict=True)):
         try:
             one = certificate._replace(v=v, sides=sides)
-            squares += max(_support_bound(one, sign) for sign in (1, -1)) ** 2
+            supports.append(max(_support_bound(one, sign) for sign in (1, -1)))
         except _Rejected as rejection:
-            raise _Rejected(f"evidence.columns[{k}]: {rejection}") from None
-    H = _root_above(squares)
+            raise _Rejected(f"evidence.{name}[{k}]: {rejection}") from None
+    square = _corner_square(directions, supports) if directions else sum((H * H for H in supports), Fraction())
+    H = _root_above(square)
     decay = Fraction(certificate.statement["weight_decay"])
     if certificate.statement["loss"] == "squared":
         slope, curvature = (sum(map(_dot, V, other), Fraction()) for other in (certificate.y, V))
@@ -802,8 +831,66 @@ def _outputs_value(certificate: _Certificate) -> Fraction:
     return sum((_entropy_below(*probabilities) for probabilities in scaled), Fraction())
 
 
+def _plane_forms(directions: list[list[float]]) -> list[list[Fraction]]:
+    """The c_1, ..., c_{N+1} of step 9."""
+    forms = []
+    for a in directions:
+        first, second, *third = map(Fraction, a)
+        forms.append([first - sum(third), second - sum(third)])
+    return [*forms, [-entry for entry in forms[0]]]
+
+
+def _determinant(c: Sequence[Fraction], e: Sequence[Fraction]) -> Fraction:
+    return c[0] * e[1] - c[1] * e[0]
+
+
+def _check_turns(directions: list[list[float]]) -> None:
+    """The cones of consecutive directions, the negative of the first one after the last, cover half of the plane."""
+    forms = _plane_forms(directions)
+    for k, (c, e) in enumerate(pairwise(forms)):
+        if _determinant(c, e) <= 0:
+            raise _Rejected(
+                f"evidence.directions[{k}]: in the plane the turn to the next direction, from the last one to the "
+                "negative of the first, must be counterclockwise and less than a half turn, and is not"
+            )
+
+
+def _corner_square(directions: list[list[float]], supports: list[Fraction]) -> Fraction:
+    """The largest |w_j|^2 of step 9."""
+    forms, bounds, largest = _plane_forms(directions), [*supports, supports[0]], Fraction()
+    for k, (c, e) in enumerate(pairwise(forms)):
+        unit, here, there = _determinant(c, e), bounds[k], bounds[k + 1]
+        w = [(here * e[1] - there * c[1]) / unit, (there * c[0] - here * e[0]) / unit]
+        # The last coordinate of three, which sum to zero.
+        rest = [-w[0] - w[1]] if len(directions[0]) == 3 else []
+        largest = max(largest, _dot([*w, *rest], [*w, *rest]))
+    return largest
+
+
+def _what_outputs_lose(certificate: _Certificate) -> str:
+    """In words, beside what the bounds of its vectors lose. The turns are known: this is said of a proven H alone."""
+    directions = certificate.directions
+    if not directions:
+        return (
+            "outputs bounded one by one; where they want the same neurons, that loses at worst as much as a "
+            f"weight decay over {certificate.statement['outputs']}^(1/2)"
+        )
+    means = [sum(map(Fraction, a)) / 3 if len(a) == 3 else Fraction() for a in directions]
+    seen = [[Fraction(entry) - mean for entry in a] for a, mean in zip(directions, means, strict=True)]
+    cosines = []
+    for a, b in zip(seen, [*seen[1:], [-entry for entry in seen[0]]], strict=True):
+        inner = _dot(a, b)
+        size = math.sqrt(inner * inner / (_dot(a, a) * _dot(b, b)))
+        cosines.append(size if inner >= 0 else -size)
+    lost = 100 * (1 - math.sqrt((1 + min(cosines)) / 2))
+    return (
+        f"outputs bounded in {len(directions)} directions of the plane, which loses at worst as much as a weight decay "
+        f"smaller by {lost:.2g} %"
+    )
+
+
 def _dual_rows(certificate: _Certificate) -> list[list[Fraction]]:
-    """V of step 6, a list for each sample."""
+    """V of step 8, a list for each sample."""
     rows = [[Fraction(number) for number in row] for row in certificate.duals]
     if certificate.statement["loss"] == "squared":
         return rows
@@ -944,7 +1031,7 @@ def _subtract_products(A: list[list[Fraction]], X: list[list[int]], W: list[list
 
 
 def _least_over_norms(certificate: _Certificate, evidence: _Cuts) -> tuple[Fraction, Fraction]:
-    """The least value of step 8 over all R >= 0, rounded down, and the R where it is."""
+    """The least value of step 12 over all R >= 0, rounded down, and the R where it is."""
     statement = certificate.statement
     lines = [(Fraction(), Fraction()), *_cut_lines(certificate, evidence)]
     depth, price = statement["depth"], Fraction(statement["weight_decay"]) * statement["depth"] / 2
@@ -1395,18 +1482,25 @@ def _read_outputs(root: dict[str, Any], statement: dict[str, Any], X: list[list[
     n, d, K = len(X), len(X[0]), statement["outputs"]
     squared = statement["loss"] == "squared"
     name, width = ("v", K) if squared else ("probabilities", K - 1)
-    evidence = _object(root["evidence"], f"kind {name} columns", "evidence")
+    plane = (statement["loss"], K) in PLANES and "directions" in _keys(root["evidence"])
+    parts, keys = ("directions", "direction plus minus") if plane else ("columns", "plus minus")
+    evidence = _object(root["evidence"], f"kind {name} {parts}", "evidence")
     _choice(evidence["kind"], ("paired_moments",), "evidence.kind")
     duals = _matrix(evidence[name], n, width, f"evidence.{name}")
-    columns = []
-    for k, column in enumerate(_list(evidence["columns"], K, "evidence.columns")):
-        where = f"evidence.columns[{k}]"
-        columns.append(_read_sides(_object(column, "plus minus", where), n, d, where))
+    found = _list(evidence[parts], None if plane else K, f"evidence.{parts}")
+    if plane and not 1 <= len(found) <= MOST_DIRECTIONS:
+        raise NotACertificate(f"evidence.directions has {len(found)} entries; expected 1 to {MOST_DIRECTIONS}")
+    columns, directions = [], []
+    for k, part in enumerate(found):
+        where = f"evidence.{parts}[{k}]"
+        columns.append(_read_sides(_object(part, keys, where), n, d, where))
+        if plane:
+            directions.append(_reals(part["direction"], K, f"{where}.direction"))
     products = sum(_products(side, n, d) for sides in columns for side in sides.values())
     _limit("products of integers", products, MOST_OUTPUTS_PRODUCTS)
     targets: list[Any] = _matrix(y, n, K, "data.y") if squared else _reals(y, n, "data.y")
     network = _read_network(root["network"], statement)
-    return _Certificate(statement, X, targets, [], {}, network, duals, columns)
+    return _Certificate(statement, X, targets, [], {}, network, duals, columns, directions)
 
 
 def _read_network(value: Any, statement: dict[str, Any]) -> tuple[list[list[float]], list[Any]] | None:
@@ -1614,6 +1708,10 @@ def _list(value: Any, length: int | None, where: str) -> list[Any]:
     if length is not None and len(value) != length:
         raise NotACertificate(f"{where} has {len(value)} entries; expected {length}")
     return value
+
+
+def _keys(value: Any) -> Iterable[str]:
+    return value.keys() if isinstance(value, dict) else ()
 
 
 def _choice(value: Any, options: tuple[str, ...], where: str) -> None:

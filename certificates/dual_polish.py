@@ -98,9 +98,9 @@ def _point(problem: TwoLayerProblem, y: Tensor, variable: Tensor) -> Tensor:
 
 
 def matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: float = 0.0) -> Tensor:
-    """[G, g'/2; g/2, A] of both signs, (2, features + 1, features + 1)."""
+    """[G, g'/2; g/2, A] of both signs, (2, features + 1, features + 1); or of many vectors v, with an axis in front."""
     signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-    v, weights = _point(problem, data.y, values["v"]), values["pairs"]
+    v, weights = _point(problem, data.y, values["v"])[..., None, :], values["pairs"]
     v0 = data.p * signs * v - data.pulled(weights)
     local = values["local"]
     rows = None if DIRECTIONS not in values else local[..., None] * values[DIRECTIONS]
@@ -118,9 +118,9 @@ def matrices(problem: TwoLayerProblem, data: Data, values: Values, corner: float
         mixed = data.X.T @ rows
         A = A - (mixed + mixed.mT) / 2
     g = (linear + data.q * signs * v) @ data.X + weights @ data.differences / 2
-    G = (half * width).sum(1) / 2 + (weights * pair_width).sum(1) / 4
-    top = torch.cat([G[:, None], g / 2], 1)[:, None]
-    return torch.cat([top, torch.cat([g[..., None] / 2, A], 2)], 1)
+    G = (half * width).sum(-1) / 2 + (weights * pair_width).sum(-1) / 4
+    top = torch.cat([G[..., None], g / 2], -1)[..., None, :]
+    return torch.cat([top, torch.cat([g[..., None] / 2, A], -1)], -2)
 
 
 def from_moments(problem: TwoLayerProblem, data: Data, values: Values, smoothing: float) -> Values:

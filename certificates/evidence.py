@@ -16,7 +16,7 @@ Values here are floating-point ESTIMATES. What is proven is what checker.py find
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,12 @@ def value_estimate(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipli
     support = support_estimate(problem, pairs, multipliers)
     scale = problem.best_scale(multipliers.v, problem.weight_decay / max(support, 1e-300))
     return problem.dual(scale * multipliers.v)
+
+
+def busy(pairs: Pairs, start: Multipliers, share: float = 0.0) -> tuple[Pairs, Multipliers]:
+    """The pairs whose multiplier is above a share of the largest, and theirs."""
+    kept = start.pairs.max(axis=0) > share * start.pairs.max(initial=0.0)
+    return pairs.only(kept), replace(start, pairs=start.pairs[:, kept], pair_width=start.pair_width[:, kept])
 
 
 def as_evidence(problem: TwoLayerProblem, pairs: Pairs, multipliers: Multipliers) -> dict[str, Any]:

@@ -8,13 +8,15 @@ the loss a SUM over samples: squared, |f(x_i) - y_i|^2 / 2, or softmax, log sum_
 numbers y_i from 0 to K - 1. For V (samples, K) and D(V) = min_Z loss(Z) + <V, Z> the objective is at least D(V) as soon
 as h(V) = max over |u| = 1 of |V'phi(X u)| is at most weight_decay.
 
-What is proven is less: h(V)^2 <= sum_k h(v_k)^2, with a bound of one output for every column v_k of V. That is the
-bound of the problem in which every neuron feeds one output alone,
+What is proven by columns is less: h(V)^2 <= sum_k h(v_k)^2, with a bound of one output for every column v_k of V. That
+is the bound of the problem in which every neuron feeds one output alone,
 
     minimize    loss(Z) + weight_decay (R_1^2 + ... + R_K^2)^(1/2),      Z's column k a network of one output, mass R_k,
 
 and nothing is lost where only one column matters, or, as for two classes, all columns are multiples of one up to a
 factor that is the same everywhere. It can be too low by up to what a factor of the root of K in the weight decay makes.
+Where V'phi(X u) lies in a plane, for two outputs of the squared loss and for the softmax loss of three classes,
+directions of the plane lose much less: see outputs_directions.py.
 """
 
 from __future__ import annotations

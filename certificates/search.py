@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 from ..formulations.errors import UsageError
-from ..formulations.sample_pairs import Pairs, nearest_pairs
+from ..formulations.sample_pairs import nearest_pairs
 from .certificate import Certificate, make_certificate, require_checkable
 from .checker import MOST_CONE_FEATURES
 from .cone_evidence import search_evidence
 from .dual_polish import polish
-from .evidence import Multipliers, as_evidence, support_estimate
+from .evidence import Multipliers, as_evidence, busy, support_estimate
 from .incumbent import Incumbent, train_incumbent
 from .moment_start import first_multipliers
 from .outputs_incumbent import train_outputs
@@ -78,7 +77,7 @@ def certify(
         seconds *= 1 - SHARES[0]
     began = time.perf_counter()
     if isinstance(problem, OutputsProblem):
-        evidence = search_outputs(problem, seconds, random_state=random_state)
+        evidence = search_outputs(problem, incumbent, seconds, random_state=random_state)
     else:
         evidence = _search(problem, incumbent, seconds, method)
     return make_certificate(problem, evidence, stated or incumbent, time.perf_counter() - began)
@@ -135,17 +134,11 @@ def _moments(problem: TwoLayerProblem, incumbent: Incumbent, seconds: float) -> 
     # Rows are tighter, and slower to find.
     start, _ = first_multipliers(problem, pairs, incumbent, SHARES[1 + few] * seconds, rows=few)
     if few:
-        pairs, start = _busy(pairs, start)
+        pairs, start = busy(pairs, start)
     left = max(0.1 * seconds, seconds - (time.perf_counter() - began))
     found, estimate = polish(problem, pairs, start, left)
     scaled = _up_to_the_decay(problem, found, support_estimate(problem, pairs, found))
     return as_evidence(problem, pairs, scaled), estimate
-
-
-def _busy(pairs: Pairs, start: Multipliers) -> tuple[Pairs, Multipliers]:
-    """The pairs that have a multiplier, and theirs."""
-    kept = start.pairs.max(axis=0) > 0
-    return pairs.only(kept), replace(start, pairs=start.pairs[:, kept], pair_width=start.pair_width[:, kept])
 
 
 def _up_to_the_decay(problem: TwoLayerProblem, found: Multipliers, support: float) -> Multipliers:

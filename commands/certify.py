@@ -71,7 +71,8 @@ def certify(
 ) -> None:
     """Prove a lower bound on the training objective of all networks of a depth, of any width.
 
-    Several outputs are bounded one by one: where they want the same neurons, the bound is well below the truth.
+    Two outputs and three classes are bounded in directions of their plane. Other outputs are bounded one by one: where
+    they want the same neurons, the bound is well below the truth.
     """
     check_seed(seed)
     if hidden is not None and hidden < 1:

@@ -18,17 +18,18 @@ BLOCK = 500
 def why_weak(problem: TwoLayerProblem | OutputsProblem | DeepProblem, certificate: Certificate) -> str:
     """The reasons for a large gap, and remedies; empty where the gap is small."""
     from ..certificates import DeepProblem, OutputsProblem
-    from ..certificates.checker import MOST_CONE_FEATURES
+    from ..certificates.checker import MOST_CONE_FEATURES, PLANES
 
     if not certificate.gap_percent > LARGE:
         return ""
     if isinstance(problem, DeepProblem):
         return _why_weak_at_depth(problem)
-    if isinstance(problem, OutputsProblem):
+    if isinstance(problem, OutputsProblem) and (problem.loss, problem.outputs) not in PLANES:
         return (
             f"The gap is large: each of the {problem.outputs} outputs is bounded by itself, which loses where they "
-            "want the same neurons; the network found may be optimal all the same. Two classes lose nothing so, "
-            "--classes A,B. A larger --weight-decay makes the bound stronger, too."
+            "want the same neurons; the network found may be optimal all the same. Two classes lose nothing "
+            "(--classes A,B), three classes and two targets little. A larger --weight-decay makes the bound "
+            "stronger, too."
         )
     return (
         f"The gap is large: with a small weight decay and many features ({problem.X.shape[1]} here) the relaxation "

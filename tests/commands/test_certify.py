@@ -141,7 +141,7 @@ def test_several_classes_have_several_outputs(loss: str, tmp_path: Path) -> None
                     "--out", out)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "3 outputs" in result.stdout
-    assert "bounded one by one" in result.stdout
+    assert ("in 8 directions of the plane" if loss == "softmax" else "bounded one by one") in result.stdout
     assert invoke("check", out, "--data", "iris").exit_code == 0
     result = invoke("check", out, "--data", "iris", "--samples", "100")
     assert result.exit_code == 1
