@@ -49,8 +49,8 @@ class TargetBlocks:
     step : float
         First fraction of the way to the minimizer, before momentum; it falls to zero along a cosine.
     proximity : float
-        Factor of the proximal term of every block, as a fraction of the mean diagonal of its Gram matrix: it means the
-        same for all feature scales. Large: plain gradient steps; small: all directions of the inputs count alike.
+        Factor of the proximal term of every block, in the units of a squared input: large, steps are plain gradient
+        steps; small, all directions of the inputs count alike.
     momentum : float
         Share of the last move that is kept.
     batch_size : int or None
@@ -74,7 +74,7 @@ class TargetBlocks:
     limits: ClassVar[str] = "activations must be monotone with slopes of at most 1; mini-batches: the loss may rise"
 
     step: float = 0.5
-    proximity: float = 3.0
+    proximity: float = 1.0
     momentum: float = 0.9
     batch_size: int | None = None
     factorize_every: int = 30

@@ -306,25 +306,17 @@ def _factorize(training: _Training, below: list[Tensor]) -> None:
         layer.gram.lerp_(columns.T @ columns / len(inputs), newest)
         hessian = layer.gram.clone()
         diagonal = hessian.diagonal()
-        diagonal.add_(proximal_factor(layer.gram, training.method))
+        diagonal.add_(training.method.proximity)
         (diagonal[:-1] if layer.bias else diagonal).add_(decay)
         # Unlike `cholesky`, this does not wait for the device to say that it succeeded.
         layer.inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(hessian)[0])
 
 
-def proximal_factor(gram: Tensor, method: TargetBlocks) -> Tensor:
-    """The factor of the proximal term: the method's fraction of the mean diagonal of a Gram matrix (where it is zero, 1)."""
-    scale = gram.diagonal().mean()
-    return method.proximity * torch.where(scale > 0, scale, 1.0)
-
-
 def _minimizer(training: _Training, place: int, inputs: Tensor, pre_activations: Tensor, slopes: Tensor) -> Tensor:
     """The exact solution of a layer's block, in the layout of its packed weights."""
     layer, architecture = training.layers[place], training.architecture
-    block = target_block(
-        architecture, place + 1, batch=len(inputs), samples=len(training.inputs),
-        proximity=float(proximal_factor(layer.gram, training.method)),
-    )  # fmt: skip
+    sizes = {"batch": len(inputs), "samples": len(training.inputs)}
+    block = target_block(architecture, place + 1, proximity=training.method.proximity, **sizes)
     target = explicit_target(block.activation, pre_activations, slopes)
     # A coupled layer is one instance: a batch of one. Otherwise the units are the batch.
     wrap = (lambda array: array[None]) if block.coupled else (lambda array: array)
