@@ -74,7 +74,7 @@ def train(
     ] = LEAST_DECREASE,
     time_limit: Annotated[float | None, Option(metavar="S", help="Seconds.", rich_help_panel=COURSE)] = None,
     batch_size: Annotated[
-        int | None, Option(metavar="N", help="Mini-batches; fenchel: by default all samples.", rich_help_panel=COURSE)
+        int | None, Option(metavar="N", help="Mini-batches; fenchel: default all.", rich_help_panel=COURSE)
     ] = None,
     audit_every: Annotated[
         int, Option(metavar="N", help="Audit each N-th sweep by Clarabel; 0 never.", rich_help_panel=COURSE)

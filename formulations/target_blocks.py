@@ -8,9 +8,9 @@ sample, G_l = dloss/du_l, every layer gets explicit targets and the weight block
     minimize    (1/n) [Phi_l(U) - <v_l, U>]  +  weight_decay/(2 N) |W|^2  +  proximity/2 |(W, b) - (W_l, b_l)|^2
     subject to  U = X W' + b,      X = x_{l-1}
 
-over W and b. At the present weights its gradient is (1/n) G_l' X + (weight_decay/N) W_l: that of the training objective
-(sum of the loss over all N samples, plus the penalty) on this batch, divided by N. All layers of a step are independent
-of each other, given their targets.
+over W and b. At the present weights its gradient is (1/n) G_l' X + (weight_decay/N) W_l: that of the training
+objective (sum of the loss over all N samples, plus the penalty) on this batch, divided by N. Given their targets, the
+layers of a step are independent of each other.
 
 **The step.** phi is 1-Lipschitz, so the Hessian of every unit is at most
 
@@ -19,12 +19,14 @@ of each other, given their targets.
 one matrix for all units: the quadratic with this Hessian majorizes the block, and its minimizer is the present weights
 minus gradient H^-1. The trainer (solvers/target_training.py) averages the Gram matrix X'X/n over batches and factorizes
 H every few steps, so that there H majorizes the block of an average batch rather than of this one; it moves a fraction
-of the way, with momentum and a cosine schedule. `exact` takes the minimizer of the block itself instead.
+of the way, with momentum and a cosine schedule. The inputs of the first layer never change: its H is made once, and
+without weight decay so are the products x H^-1, after which a step costs no more than a plain gradient step. `exact`
+takes the minimizer of the block itself instead.
 
-**Relatives.** Preconditioning the gradient of every layer by the second moments of its inputs is K-FAC (Martens & Grosse,
-2015) with its input side alone, also known as gradient descent on neurons (Benzing, 2022); explicit targets through
-Fenchel conjugates are in Fenchel back-propagation (Zach & Estellers, 2019; Zach, 2021). What the block adds is what the
-step means: it minimizes a convex function that majorizes another one, which can be read, solved exactly, and audited.
+**Relatives.** Preconditioning the gradient of every layer by the second moments of its inputs is one-sided K-FAC (that of
+Martens & Grosse, 2015, with its input side alone), also known as gradient descent on neurons (Benzing, 2022); explicit targets
+through Fenchel conjugates are in Fenchel back-propagation (Zach, 2021). What the block adds is what the step means: it
+minimizes a quadratic that majorizes a convex program, which can be read, and solved exactly.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class TargetBlocks:
         steps; small, all directions of the inputs count alike.
     momentum : float
         Share of the last move that is kept.
-    batch_size : int or None
-        Samples of a mini-batch; None takes a tenth of the samples, but at least 50 and at most 500.
+    batch_size : int
+        Samples of a mini-batch.
     factorize_every : int
         Steps between two factorizations of the majorizer (more often in the beginning).
     exact : bool
@@ -76,7 +78,7 @@ class TargetBlocks:
     step: float = 0.5
     proximity: float = 1.0
     momentum: float = 0.9
-    batch_size: int | None = None
+    batch_size: int = 125
     factorize_every: int = 30
     exact: bool = False
 
@@ -85,9 +87,7 @@ class TargetBlocks:
         require_nonnegative(momentum=self.momentum)
         if self.momentum >= 1:
             raise UsageError(f"momentum is {self.momentum!r}; expected a number from 0 to below 1, e.g. 0.9.")
-        if self.batch_size is not None:
-            require_size(batch_size=self.batch_size)
-        require_size(factorize_every=self.factorize_every)
+        require_size(batch_size=self.batch_size, factorize_every=self.factorize_every)
         if not isinstance(self.exact, bool):
             raise UsageError(f"exact is {self.exact!r}; expected True or False.")
 
@@ -132,7 +132,7 @@ def layer_slopes(
 
 
 def explicit_target(phi: Activation, pre_activations: Array, slopes: Array) -> Array:
-    """The target v = phi(u) - G of a layer; it may lie outside the range of phi, where the proximal term still holds."""
+    """The target v = phi(u) - G of a layer; outside the range of phi the proximal term still bounds the block."""
     return phi.phi(pre_activations) - slopes
 
 

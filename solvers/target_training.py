@@ -1,8 +1,8 @@
 """Training by target blocks: mini-batches, one majorize-minimize step of every layer's block, momentum, cosine steps.
 
 See formulations/target_blocks.py for the convex program of a step. Everything stays on the device of the network and in
-its dtype: a step waits for nothing (factorizations are made every few steps and report no failure by themselves; weights
-that are not finite are noticed after the sweep). Only exact solves of the blocks, on request, wait for each other.
+its dtype, and a step waits for nothing: factorizations are made every few steps and report no failure, and weights that
+are not finite are noticed after the sweep. Only exact solves of the blocks, on request, wait for each other.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from .safeguards import all_finite
 from .training_data import TrainingData, prepare, prepare_validation
 
 log = logging.getLogger("convexblocks")
-SMALLEST_BATCH, LARGEST_BATCH = 50, 500
 NEWEST_SHARE = 0.1
+SHORTER, UNDONE_PATIENCE = 0.25, 8
+GRAM_SAMPLES = 5000
 EXACT_TOLERANCE = 1e-8
 
 Event = dict[str, Any]
@@ -90,8 +91,10 @@ def fit_targets(
     Returns
     -------
     History
-        Its records hold the true training loss of the network, and no lifted values. `cpu_seconds` counts the steps,
-        not the measurements between sweeps. An interrupt (Ctrl-C) ends training after the last complete sweep.
+        Its records hold the true training loss of the network, and no lifted values. `step` is 0 for a sweep that ended
+        above the untrained network and was undone, else the fraction to which such sweeps have shortened the steps.
+        `cpu_seconds` counts the steps, not the measurements between sweeps. An interrupt (Ctrl-C) ends training after
+        the last complete sweep.
 
     Raises
     ------
@@ -121,13 +124,12 @@ def fit_targets(
     widths, device, samples = layered.widths, layered.device, len(checked.inputs)
     tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
     architecture = layered.architecture(checked.loss, float(weight_decay))
-    batch = method.batch_size or min(max(samples // 10, SMALLEST_BATCH), LARGEST_BATCH)
     history = History({
         "method": method.name, "formulation": asdict(method), "widths": list(widths),
         "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
         "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
         "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
-        "batch_size": min(batch, samples), "random_state": random_state, "samples": samples,
+        "batch_size": min(method.batch_size, samples), "random_state": random_state, "samples": samples,
     })  # fmt: skip
     training = _start(layered, architecture, method, checked, history.settings["batch_size"], sweeps)
     first = _measure(training, checked, tested)
@@ -169,6 +171,8 @@ class _Training:
     layers: list[_Layer]
     batch_size: int
     sweeps: int
+    preconditioned: Tensor | None = None
+    shortening: float = 1.0
     done: int = 0
     grams: int = 0
 
@@ -193,7 +197,7 @@ def _start(
     for weight, bias, has_bias in zip(*network.parameters(), architecture.biases, strict=True):
         packed = (torch.cat([weight, bias[:, None]], 1) if has_bias else weight).to(network.dtype)
         square = packed.new_zeros(packed.shape[1], packed.shape[1])
-        layers.append(_Layer(packed, torch.zeros_like(packed), square, square, has_bias))
+        layers.append(_Layer(packed, torch.zeros_like(packed), square, square.clone(), has_bias))
     inputs, targets = data.inputs.to(network.dtype), data.targets.to(network.dtype)
     return _Training(network, architecture, method, inputs, targets, layers, batch_size, sweeps)
 
@@ -209,23 +213,22 @@ def _train(
             writer.start(training.weights(), training.biases())
         for sweep in range(1, training.sweeps + 1):
             before = time.process_time()
+            if sweep == 1 and not training.method.exact:
+                _prepare_first_layer(training, generator)
+            start = [layer.packed.clone() for layer in training.layers]
             _run_sweep(training, generator)
             sound = all_finite([layer.packed for layer in training.layers])
             seconds += time.process_time() - before
             figures = _measure(training, data, tested) if sound else {}
-            if not (sound and math.isfinite(figures["objective"])):
-                history.stop_reason = (
-                    f"sweep {sweep} left the finite numbers and was undone: give the method a smaller step or a larger "
-                    "proximity"
-                )
-                break
+            if not (sound and figures["objective"] <= history.records[0]["objective"]):
+                figures = _undo(training, start, history)
             training.network.write(training.weights(), training.biases())
-            history.records.append({"sweep": sweep, **figures, "cpu_seconds": seconds})
+            history.records.append({"sweep": sweep, "step": training.shortening, **figures, "cpu_seconds": seconds})
             if writer:
                 writer.sweep(sweep, training.weights(), training.biases())
             emit({"event": "sweep", "sweeps": training.sweeps, "record": history.last})
-            if time_limit is not None and time.perf_counter() - began >= time_limit:
-                history.stop_reason = f"the time limit of {time_limit:g} s is reached"
+            history.stop_reason = _stop_reason(history, time_limit, time.perf_counter() - began)
+            if history.stop_reason:
                 break
         else:
             history.stop_reason = f"all {training.sweeps} sweeps done"
@@ -235,6 +238,31 @@ def _train(
     if writer:
         writer.finish()
     log.info("training ended: %s", history.stop_reason)
+
+
+def _stop_reason(history: History, time_limit: float | None, seconds: float) -> str:
+    if time_limit is not None and seconds >= time_limit:
+        return f"the time limit of {time_limit:g} s is reached"
+    if [record.get("step") for record in history.records[-UNDONE_PATIENCE:]] == [0.0] * UNDONE_PATIENCE:
+        return f"{UNDONE_PATIENCE} sweeps in a row were undone, with ever shorter steps; take another activation"
+    return ""
+
+
+def _undo(training: _Training, start: list[Tensor], history: History) -> dict[str, Any]:
+    """Put the weights before a sweep back, and shorten the steps to come; the record of the sweep has step 0.
+
+    Targets are made for each layer as if the others stood still. Where they do not, steps of any fixed size can be too
+    long; a sweep that ends above the untrained network has left the region where they make sense.
+    """
+    for layer, packed in zip(training.layers, start, strict=True):
+        layer.packed = packed
+        layer.move.zero_()
+    # Activations that overflowed would stay in the averages.
+    for layer in training.layers[1:]:
+        layer.gram.zero_()
+    training.grams = 0
+    training.shortening *= SHORTER
+    return {key: value for key, value in history.last.items() if key not in ("sweep", "cpu_seconds")} | {"step": 0.0}
 
 
 def _measure(training: _Training, data: TrainingData, tested: TrainingData | None) -> dict[str, Any]:
@@ -260,32 +288,51 @@ def _measure(training: _Training, data: TrainingData, tested: TrainingData | Non
     return figures
 
 
+def _prepare_first_layer(training: _Training, generator: torch.Generator) -> None:
+    """Invert the Hessian of the first layer, whose inputs never change; multiply them by it where that pays."""
+    layer, inputs = training.layers[0], training.inputs
+    rows = torch.randperm(len(inputs), generator=generator)[:GRAM_SAMPLES].to(inputs.device)
+    layer.gram = _gram(layer, inputs[rows])
+    layer.inverse = _inverse(training, layer)
+    # One product of all samples against one of the gradient in every step: units * steps_of_a_sweep * sweeps of them.
+    pays = len(layer.packed) * training.steps_of_a_sweep * training.sweeps > len(inputs)
+    if pays and not training.architecture.weight_decay:
+        training.preconditioned = _columns(layer, inputs) @ layer.inverse
+
+
 def _run_sweep(training: _Training, generator: torch.Generator) -> None:
     order = torch.randperm(len(training.inputs), generator=generator).to(training.inputs.device)
     length = training.sweeps * training.steps_of_a_sweep
     for rows in order.split(training.batch_size):
-        share = training.method.step * (1 + math.cos(math.pi * training.done / length)) / 2
-        _step(training, training.inputs[rows], training.targets[rows], share)
+        share = training.shortening * training.method.step * (1 + math.cos(math.pi * training.done / length)) / 2
+        _step(training, rows, share)
         training.done += 1
 
 
-def _step(training: _Training, inputs: Tensor, targets: Tensor, share: float) -> None:
+def _step(training: _Training, rows: Tensor, share: float) -> None:
     """One step of every layer: towards the minimizer of its block, or of the block's majorizer."""
+    inputs, targets = training.inputs[rows], training.targets[rows]
     passed = layer_slopes(training.architecture, training.weights(), training.biases(), inputs, targets)
     below, _, slopes = passed
-    every = training.method.factorize_every
-    # Early on the activations change fast: the steps 0, 1, 2, 4, 8, ... factorize too.
-    if training.done % every == 0 or (training.done < every and training.done & (training.done - 1) == 0):
+    due = not training.grams or _factorizes(training.done, training.method.factorize_every)
+    if due and not training.method.exact:
         _factorize(training, below)
     for place, layer in enumerate(training.layers):
+        layer.move.mul_(training.method.momentum)
         if training.method.exact:
-            move = layer.packed - _minimizer(training, place, *(arrays[place] for arrays in passed))
+            layer.move.add_(layer.packed - _minimizer(training, place, *(arrays[place] for arrays in passed)))
+        elif place == 0 and training.preconditioned is not None:
+            layer.move.addmm_(slopes[0].T, training.preconditioned[rows], alpha=1 / len(rows))
         else:
-            move = _gradient(training, layer, below[place], slopes[place]) @ layer.inverse
-        layer.move.mul_(training.method.momentum).add_(move)
+            layer.move.addmm_(_gradient(training, layer, below[place], slopes[place]), layer.inverse)
     # All layers move together: every target was made at the weights before the step.
     for layer in training.layers:
         layer.packed.sub_(layer.move, alpha=share)
+
+
+def _factorizes(step: int, every: int) -> bool:
+    """Every so many steps; early on, where activations change fast, in the steps 0, 1, 2, 4, 8, ... too."""
+    return step % every == 0 or (step < every and step & (step - 1) == 0)
 
 
 def _gradient(training: _Training, layer: _Layer, inputs: Tensor, slopes: Tensor) -> Tensor:
@@ -297,19 +344,32 @@ def _gradient(training: _Training, layer: _Layer, inputs: Tensor, slopes: Tensor
 
 
 def _factorize(training: _Training, below: list[Tensor]) -> None:
-    """Average the Gram matrices, and invert the majorizer's Hessian of every layer."""
+    """Average the Gram matrices of the layers above the first, and invert the Hessians of their majorizers."""
     training.grams += 1
-    newest = max(1 / training.grams, NEWEST_SHARE)
-    decay = training.architecture.weight_decay / len(training.inputs)
-    for layer, inputs in zip(training.layers, below, strict=True):
-        columns = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1) if layer.bias else inputs
-        layer.gram.lerp_(columns.T @ columns / len(inputs), newest)
-        hessian = layer.gram.clone()
-        diagonal = hessian.diagonal()
-        diagonal.add_(training.method.proximity)
-        (diagonal[:-1] if layer.bias else diagonal).add_(decay)
-        # Unlike `cholesky`, this does not wait for the device to say that it succeeded.
-        layer.inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(hessian)[0])
+    for layer, inputs in zip(training.layers[1:], below[1:], strict=True):
+        layer.gram.lerp_(_gram(layer, inputs), max(1 / training.grams, NEWEST_SHARE))
+        layer.inverse = _inverse(training, layer)
+
+
+def _columns(layer: _Layer, inputs: Tensor) -> Tensor:
+    return torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1) if layer.bias else inputs
+
+
+def _gram(layer: _Layer, inputs: Tensor) -> Tensor:
+    columns = _columns(layer, inputs)
+    return columns.T @ columns / len(columns)
+
+
+def _inverse(training: _Training, layer: _Layer) -> Tensor:
+    """Inverse of the Hessian of a layer's majorizer: Gram matrix, proximal term, weight decay (not of the bias)."""
+    hessian = layer.gram.clone()
+    diagonal = hessian.diagonal()
+    diagonal.add_(training.method.proximity)
+    (diagonal[:-1] if layer.bias else diagonal).add_(training.architecture.weight_decay / len(training.inputs))
+    # Unlike `cholesky`, this does not wait for the device to say that it succeeded; where it failed, activations have
+    # outgrown the precision, and NaN tells so after the sweep.
+    factor, failed = torch.linalg.cholesky_ex(hessian)
+    return torch.cholesky_inverse(torch.where(failed == 0, factor, torch.nan))
 
 
 def _minimizer(training: _Training, place: int, inputs: Tensor, pre_activations: Tensor, slopes: Tensor) -> Tensor:
