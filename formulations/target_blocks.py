@@ -23,10 +23,10 @@ of the way, with momentum and a cosine schedule. The inputs of the first layer n
 without weight decay so are the products x H^-1, after which a step costs no more than a plain gradient step. `exact`
 takes the minimizer of the block itself instead.
 
-**Relatives.** Preconditioning the gradient of every layer by the second moments of its inputs is one-sided K-FAC (that of
-Martens & Grosse, 2015, with its input side alone), also known as gradient descent on neurons (Benzing, 2022); explicit targets
-through Fenchel conjugates are in Fenchel back-propagation (Zach, 2021). What the block adds is what the step means: it
-minimizes a quadratic that majorizes a convex program, which can be read, and solved exactly.
+**Relatives.** Preconditioning the gradient of every layer by the second moments of its inputs is one-sided K-FAC (that
+of Martens & Grosse, 2015, with its input side alone), also known as gradient descent on neurons (Benzing, 2022);
+explicit targets through Fenchel conjugates are in Fenchel back-propagation (Zach, 2021). What the block adds is what
+the step means: it minimizes a quadratic that majorizes a convex program, which can be read, and solved exactly.
 """
 
 from __future__ import annotations
