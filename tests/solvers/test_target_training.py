@@ -24,6 +24,7 @@ from training_runs import (
 
 from convexblocks.formulations import ACTIVATIONS, LOSSES, TargetBlocks, UsageError, activation
 from convexblocks.solvers import History, build_network, fit, fit_targets, load
+from convexblocks.solvers.target_steps import run_sweep
 
 LIPSCHITZ = [name for name in ACTIVATIONS if activation(name).slopes[1] <= 1]
 DEPTHS = {"1 hidden": (5,), "2 hidden": (5, 4)}
@@ -153,6 +154,25 @@ def test_time_limit_and_interrupts_end_a_run(tmp_path: Path) -> None:
     network, history = trained(on_event=interrupt, out=tmp_path / "run")
     assert history.stop_reason == "interrupted after sweep 2"
     assert same_parameters(network, load(tmp_path / "run").module)
+
+
+def test_an_interrupt_within_a_sweep_keeps_the_sweep_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One unit without bias: its weights would be written as they are, not as a copy."""
+    X, y = data_for("logistic")
+    sweeps = []
+
+    def interrupted(training: Any, generator: torch.Generator) -> None:
+        sweeps.append(run_sweep(training, generator))
+        if len(sweeps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("convexblocks.solvers.target_training.run_sweep", interrupted)
+    network = nn.Sequential(nn.Linear(4, 1, bias=False))
+    history = fit_targets(network, (X, y), loss="logistic", out=tmp_path / "run")
+    assert history.stop_reason == "interrupted after sweep 2"
+    run = load(tmp_path / "run")
+    assert same_parameters(network, run.module)
+    assert run.history.last["true_loss"] == pytest.approx(true_loss(network, "logistic", (X, y)), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
