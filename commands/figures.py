@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 QUIET = "#6b7680"
 CAPTIONS = {
-    "loss": f"Training loss of the deployed network, with and without the penalty, and the {LIFTED}. "
+    "loss": f"Training loss of the deployed network, with and without the penalty, and the {LIFTED} "
+    "where there is one. "
     "Dotted: the training loss of the baselines.",
     "accuracy": "Share of right predictions of the deployed network. Dotted: the baselines on the test part.",
     "error": "Mean squared error of the deployed network. Dotted: the baselines on the test part.",
@@ -48,7 +49,7 @@ def draw_all(history: History, baselines: list[dict[str, Any]]) -> list[dict[str
         ("Loss", CAPTIONS["loss"], _losses),
         ("Accuracy" if classified else "Error", CAPTIONS["accuracy" if classified else "error"], _scores),
     ]
-    if len(history.records) > 1:
+    if len(history.records) > 1 and "layer_gaps" in history.last:
         plans += [
             ("Layer gaps", CAPTIONS["gaps"], _gaps),
             ("Residuals", CAPTIONS["residuals"], _residuals),

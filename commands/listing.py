@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..formulations.activations import ACTIVATIONS, WITH_PARAMETER, activation
-from ..formulations.catalogue import FORMULATIONS, SUBPROBLEMS
+from ..formulations.catalogue import METHODS, SUBPROBLEMS
 from ..formulations.losses import LOSSES
 from .console import cells, output, print_json, table
 
@@ -47,7 +47,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     blocks = {name: block() for name, block in SUBPROBLEMS.items()}
     return {
         "formulations": [
-            {"name": name, "limits": made.limits, "paper": made.paper} for name, made in FORMULATIONS.items()
+            {"name": name, "limits": made.limits, "paper": made.paper} for name, made in METHODS.items()
         ],
         "blocks": [
             {"name": name, "one instance is": block.instance, "program": _first_line(block.__doc__)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..formulations.catalogue import FORMULATIONS
 from ..formulations.errors import UsageError
 from .console import LIFTED, number, say, small, working
 from .results import audit_row, own_figures, read_baselines, side_by_side
@@ -59,6 +60,7 @@ def render(run: Run) -> str:
     baselines = read_baselines(run.path)
     names, rows = side_by_side([own_figures(run.history.last), *baselines])
     figures = draw_all(run.history, baselines)
+    block_title, block = _block(run)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
@@ -66,12 +68,14 @@ def render(run: Run) -> str:
         stop_reason=run.history.stop_reason,
         sweeps=run.history.last["sweep"],
         lifted=LIFTED,
+        has_lifted=run.settings["method"] in FORMULATIONS,
         names=names,
         rows=rows,
         baselines=baselines,
         # Both are markup by construction: matplotlib escapes the text of figures, and the model's page its own.
         figures=[{**figure, "svg": Markup(figure["svg"])} for figure in figures],
-        block=Markup(_block(run)),
+        block_title=block_title,
+        block=Markup(block),
         audits=[(audit_row(audit), audit.get("note", "")) for audit in run.history.audits],
         last_blocks=_last_blocks(run.history.last),
         settings=_rows(run.settings),
@@ -85,27 +89,34 @@ def _title(run: Run) -> str:
     return f"{name}: {'-'.join(map(str, run.settings['widths']))} by convex blocks ({run.settings['method']})"
 
 
-def _block(run: Run) -> str:
-    """The activation block of the first hidden layer as a model; empty where it has none."""
+def _block(run: Run) -> tuple[str, str]:
+    """A block of the first hidden layer in words and as a model; empty where the run has none to show."""
     from ..formulations.catalogue import formulation
     from ..formulations.errors import NoConvexModelError
     from ..formulations.formulation import LiftedState, Step
     from ..formulations.losses import find_loss
+    from ..formulations.target_blocks import target_block
     from ..solvers.layered import read_network
 
     layered = read_network(run.module)
     if len(layered.widths) < 3:
-        return ""
+        return "", ""
     architecture = layered.architecture(find_loss(run.settings["loss"]), run.settings["weight_decay"])
-    method = formulation(run.settings["method"], **run.settings["formulation"])
-    weights, biases = layered.parameters()
-    empty = weights[0].new_zeros((1, layered.widths[0])), weights[0].new_zeros((1, layered.widths[-1]))
-    state = LiftedState(*empty, weights, biases)
-    method.start(architecture, state)
+    settings = run.settings["formulation"]
     try:
-        return method.gather(Step("activation", 1), architecture, state).subproblem.html()
+        if run.settings["method"] not in FORMULATIONS:
+            sizes = {"batch": run.settings["batch_size"], "samples": run.settings["samples"]}
+            block = target_block(architecture, 1, proximity=settings["proximity"], **sizes)
+            return f"the weights of {block.instance} of layer 1, one mini-batch", block.html()
+        method = formulation(run.settings["method"], **settings)
+        weights, biases = layered.parameters()
+        empty = weights[0].new_zeros((1, layered.widths[0])), weights[0].new_zeros((1, layered.widths[-1]))
+        state = LiftedState(*empty, weights, biases)
+        method.start(architecture, state)
+        shown = method.gather(Step("activation", 1), architecture, state).subproblem
+        return "the activations of hidden layer 1, one sample", shown.html()
     except NoConvexModelError:
-        return ""
+        return "", ""
 
 
 def _last_blocks(last: dict[str, Any]) -> list[tuple[str, ...]]:

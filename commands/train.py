@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..formulations.catalogue import formulation
+from ..formulations.catalogue import method as find_method
+from ..formulations.errors import UsageError
 from ..formulations.losses import find_loss
+from ..formulations.target_blocks import TargetBlocks
 from .console import LIFTED, cells, number, output, print_json, say, sweep_progress, table, working
 from .results import own_figures, result_table, save_baselines
-from .training import INTERRUPTED, check_seed, limit_threads, make_network, outputs_for, train_baselines, train_blocks
+from .training import (
+    INTERRUPTED,
+    check_seed,
+    limit_threads,
+    make_network,
+    outputs_for,
+    train_baselines,
+    train_blocks,
+    train_targets,
+)
 
 if TYPE_CHECKING:
     from ..networks.datasets import Dataset
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 DATA, NETWORK, GOAL, COURSE = "Data", "Network", "Objective", "Training"
+LEAST_DECREASE = 1e-4
 
 
 def train(
@@ -42,7 +54,7 @@ def train(
     device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, ...", rich_help_panel=NETWORK)] = "cpu",
     loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
     weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
-    method: Annotated[str, Option(metavar="NAME", help="Formulation.", rich_help_panel=GOAL)] = "fenchel",
+    method: Annotated[str, Option(metavar="NAME", help="fenchel, targets.", rich_help_panel=GOAL)] = "fenchel",
     multiplier: Annotated[
         float | None, Option(metavar="X", help="Factor of the hidden layers' gaps.", rich_help_panel=GOAL)
     ] = None,
@@ -52,13 +64,17 @@ def train(
     weight_inputs: Annotated[
         str | None, Option(metavar="NAME", help="Weight blocks read: forward, lifted.", rich_help_panel=GOAL)
     ] = None,
+    step: Annotated[float | None, Option(metavar="X", help="Of targets: first step.", rich_help_panel=GOAL)] = None,
+    proximity: Annotated[
+        float | None, Option(metavar="X", help="Of targets: stay near the weights.", rich_help_panel=GOAL)
+    ] = None,
     sweeps: Annotated[int, Option(metavar="N", help="At most so many.", rich_help_panel=COURSE)] = 30,
     tolerance: Annotated[
         float, Option(metavar="X", help="Least relative decrease; 0 never stops.", rich_help_panel=COURSE)
-    ] = 1e-4,
+    ] = LEAST_DECREASE,
     time_limit: Annotated[float | None, Option(metavar="S", help="Seconds.", rich_help_panel=COURSE)] = None,
     batch_size: Annotated[
-        int | None, Option(metavar="N", help="Mini-batches; by default all samples.", rich_help_panel=COURSE)
+        int | None, Option(metavar="N", help="Mini-batches; fenchel: default all.", rich_help_panel=COURSE)
     ] = None,
     audit_every: Annotated[
         int, Option(metavar="N", help="Audit each N-th sweep by Clarabel; 0 never.", rich_help_panel=COURSE)
@@ -69,10 +85,14 @@ def train(
     out: Annotated[Path | None, Option(metavar="RUN", help="New folder; without it nothing is kept.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a network by alternating convex blocks."""
+    """Train a network by convex blocks: alternating (fenchel), or a step of every layer's block (targets)."""
     check_seed(seed)
-    given = {"multiplier": multiplier, "output_multiplier": output_multiplier, "weight_inputs": weight_inputs}
-    chosen = formulation(method, **{key: value for key, value in given.items() if value is not None})
+    given = {"multiplier": multiplier, "output_multiplier": output_multiplier, "weight_inputs": weight_inputs,
+             "step": step, "proximity": proximity}  # fmt: skip
+    if method == TargetBlocks.name:
+        _refuse_alternation(tolerance, audit_every)
+        given["batch_size"] = batch_size
+    chosen = find_method(method, **{key: value for key, value in given.items() if value is not None})
     wanted_task = task if task or loss is None else find_loss(loss).task
     dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task,
                     split=not no_split, standardize=not no_standardize)  # fmt: skip
@@ -80,12 +100,18 @@ def train(
     outputs = outputs_for(dataset, loss)
     network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device)
     start = copy.deepcopy(network)
+    common: dict[str, Any] = {
+        "out": out, "loss": loss, "task": dataset.task, "weight_decay": weight_decay, "sweeps": sweeps,
+        "time_limit": time_limit, "random_state": seed,
+    }  # fmt: skip
     with sweep_progress(sweeps, quiet=json) as on_event:
-        history = train_blocks(
-            network, dataset, out=out, on_event=on_event, formulation=chosen, loss=loss, task=dataset.task,
-            weight_decay=weight_decay, sweeps=sweeps, tolerance=tolerance, time_limit=time_limit, batch_size=batch_size,
-            audit_every=audit_every, random_state=seed,
-        )  # fmt: skip
+        if isinstance(chosen, TargetBlocks):
+            history = train_targets(network, dataset, chosen, on_event=on_event, **common)
+        else:
+            history = train_blocks(
+                network, dataset, on_event=on_event, formulation=chosen, tolerance=tolerance, batch_size=batch_size,
+                audit_every=audit_every, **common,
+            )  # fmt: skip
     interrupted = history.stop_reason.startswith(INTERRUPTED)
     compared: list[dict[str, Any]] = []
     try:
@@ -101,6 +127,20 @@ def train(
         _tell(dataset, history, compared, out)
     if interrupted:
         raise typer.Exit(130)
+
+
+def _refuse_alternation(tolerance: float, audit_every: int) -> None:
+    """Refuse options of alternating solves, which steps along a schedule cannot follow."""
+    if tolerance != LEAST_DECREASE:
+        raise UsageError(
+            f"--tolerance is {tolerance:g}, but the method 'targets' runs its whole schedule; expected --sweeps alone: "
+            "leave --tolerance out."
+        )
+    if audit_every:
+        raise UsageError(
+            f"--audit-every is {audit_every}, but the method 'targets' takes one step on each block and solves none; "
+            "expected no audits: leave --audit-every out."
+        )
 
 
 def _load(data: str, **options: Any) -> Dataset:
@@ -147,7 +187,7 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
     facts.show_header = False
     output().print(facts, "")
     output().print(result_table([own_figures(history.last), *compared]), "")
-    tell_notes(compared)
+    tell_notes(compared, lifted="lifted_estimate" in history.last)
     unsolved = sum(block["unsolved"] for block in history.last.get("blocks", {}).values())
     if unsolved:
         say(f"{number(unsolved)} block instances of the last sweep missed their tolerance; see history.jsonl.")
@@ -157,11 +197,12 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
         say(f"Saved in {out}: network.safetensors, history.jsonl, run.json. Next: convexblocks report {out}")
 
 
-def tell_notes(compared: list[dict[str, Any]]) -> None:
-    """Say what the lifted value is, and how the baselines were trained."""
-    say(
-        f"The {LIFTED}, penalty included, is where the activation blocks of the last sweep left it; it proves nothing "
-        "about the least loss."
-    )
+def tell_notes(compared: list[dict[str, Any]], *, lifted: bool = True) -> None:
+    """Say what the lifted value is, where there is one, and how the baselines were trained."""
+    if lifted:
+        say(
+            f"The {LIFTED}, penalty included, is where the activation blocks of the last sweep left it; it proves "
+            "nothing about the least loss."
+        )
     for method in compared:
         say(f"{method['name']}: {method['note']}.")

@@ -14,6 +14,7 @@ from ..formulations.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..formulations.target_blocks import TargetBlocks
     from ..networks.datasets import Dataset
     from ..solvers.history import History
 
@@ -90,9 +91,40 @@ def train_blocks(
     """
     from ..solvers.coordinator import fit
 
-    notes = {"data": dataset.source, **({"scaling": dataset.scaling} if dataset.scaling else {})}
     with _leaves_nothing_if_refused(out):
-        return fit(network, dataset.train, validation=dataset.test, out=out, notes=notes, on_event=on_event, **settings)
+        return fit(
+            network, dataset.train, validation=dataset.test, out=out, notes=_notes(dataset), on_event=on_event,
+            **settings,
+        )  # fmt: skip
+
+
+def train_targets(
+    network: nn.Module,
+    dataset: Dataset,
+    method: TargetBlocks,
+    *,
+    out: Path | None,
+    on_event: Callable[[dict[str, Any]], None],
+    **settings: Any,
+) -> History:
+    """Train by target blocks; a run that is refused leaves nothing behind.
+
+    Raises
+    ------
+    UsageError
+        As `fit_targets`.
+    """
+    from ..solvers.target_training import fit_targets
+
+    with _leaves_nothing_if_refused(out):
+        return fit_targets(
+            network, dataset.train, method, validation=dataset.test, out=out, notes=_notes(dataset), on_event=on_event,
+            **settings,
+        )  # fmt: skip
+
+
+def _notes(dataset: Dataset) -> dict[str, Any]:
+    return {"data": dataset.source, **({"scaling": dataset.scaling} if dataset.scaling else {})}
 
 
 def train_baselines(

@@ -11,6 +11,7 @@ from .formulation import Architecture, Block, Formulation, LiftedState, Step
 from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
 from .subproblem import Residuals, Subproblem
+from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
 from .two_layer_outputs import OutputMoments
 from .two_layer_pairs import PairedMoments
@@ -41,6 +42,7 @@ __all__ = [
     "Step",
     "Subproblem",
     "Symbol",
+    "TargetBlocks",
     "UsageError",
     "activation",
 ]

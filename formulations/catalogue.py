@@ -14,6 +14,7 @@ from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
 from .lipschitz_regression import LipschitzRegression
 from .subproblem import Subproblem
+from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
 from .two_layer_outputs import OutputMoments
 from .two_layer_pairs import PairedMoments
@@ -33,6 +34,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
+METHODS: dict[str, type[Formulation] | type[TargetBlocks]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks}
+"""All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""
 
 
 def subproblem(name: str, settings: dict[str, Any] | None = None) -> Subproblem:
@@ -73,11 +76,28 @@ def formulation(name: str, **settings: Any) -> Formulation:
     Raises
     ------
     UsageError
+        If the name or a setting is unknown, or the method takes mini-batch steps and has no formulation.
+    """
+    made = method(name, **settings)
+    if not isinstance(made, Formulation):
+        raise UsageError(
+            f"the method {name!r} takes mini-batch steps and has no formulation that `fit` could alternate; expected "
+            f"one of {', '.join(FORMULATIONS)}: call fit_targets(network, data) instead."
+        )
+    return made
+
+
+def method(name: str, **settings: Any) -> Formulation | TargetBlocks:
+    """Make a training method of the catalogue: a formulation, or the settings of a mini-batched method.
+
+    Raises
+    ------
+    UsageError
         If the name or a setting is unknown.
     """
-    if name not in FORMULATIONS:
-        raise UsageError(f"unknown method {name!r}; known: {', '.join(FORMULATIONS)}.")
-    made = FORMULATIONS[name]
+    if name not in METHODS:
+        raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}.")
+    made = METHODS[name]
     known = [field.name for field in fields(made)]  # type: ignore[arg-type]
     unknown = [key for key in settings if key not in known]
     if unknown:

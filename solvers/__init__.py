@@ -9,6 +9,7 @@ from .layered import CatalogueActivation, build_network
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
+from .target_training import fit_targets
 
 __all__ = [
     "CONIC_ENGINES",
@@ -24,6 +25,7 @@ __all__ = [
     "agree",
     "build_network",
     "fit",
+    "fit_targets",
     "load",
     "solve",
     "solve_problem",

@@ -125,8 +125,8 @@ def fit(
     if time_limit is not None:
         require_positive(time_limit=time_limit)
     layered = read_network(network)
-    _check_weights(layered)
-    _check_notes(notes or {})
+    check_weights(layered)
+    check_notes(notes or {})
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
     widths, device = layered.widths, layered.device
     tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
@@ -163,7 +163,14 @@ def _first_measure(training: Training) -> dict[str, Any]:
     return figures
 
 
-def _check_weights(network: LayeredNetwork) -> None:
+def check_weights(network: LayeredNetwork) -> None:
+    """Refuse weights that are frozen or not finite.
+
+    Raises
+    ------
+    UsageError
+        Naming the layer.
+    """
     trainable = [all(parameter.requires_grad for parameter in linear.parameters()) for linear in network.linears]
     frozen = [place for place, free in enumerate(trainable) if not free]
     if frozen:
@@ -179,7 +186,14 @@ def _check_weights(network: LayeredNetwork) -> None:
             )
 
 
-def _check_notes(notes: dict[str, Any]) -> None:
+def check_notes(notes: dict[str, Any]) -> None:
+    """Refuse notes that are no JSON data.
+
+    Raises
+    ------
+    UsageError
+        Saying why they are none.
+    """
     try:
         json.dumps(notes)
     except (TypeError, ValueError) as error:

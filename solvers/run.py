@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..formulations.catalogue import FORMULATIONS
 from ..formulations.catalogue import formulation as make_formulation
 from ..formulations.errors import UsageError
 from ..formulations.formulation import Architecture, Formulation, LiftedState
@@ -162,8 +163,15 @@ class Run:
         Raises
         ------
         UsageError
-            If there is no such layer, sample or sweep, or the training data are needed and absent.
+            If there is no such layer, sample or sweep, the method has no activation blocks, or the training data are
+            needed and absent.
         """
+        if self.settings["method"] not in FORMULATIONS:
+            raise UsageError(
+                f"the run {str(self.path)!r} was trained by the method {self.settings['method']!r}, which has no "
+                "activation blocks to show; expected a run of --method fenchel. Its weight blocks are "
+                "`convexblocks show fenchel.weight`."
+            )
         architecture = self._architecture()
         sweep = int(self.history.last["sweep"]) if sweep is None else sweep
         state = self._state(architecture, sample, sweep)

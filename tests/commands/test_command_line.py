@@ -57,7 +57,7 @@ def test_list_names_everything() -> None:
     result = CliRunner().invoke(app, ["list"])
     assert result.exit_code == 0
     names = (*ENGINES, *CONIC_ENGINES, *ACTIVATIONS, *LOSSES)
-    for name in ("fenchel", "fenchel.activation", *names, "digits", "fashion_mnist", ".npz"):
+    for name in ("fenchel", "targets", "fenchel.activation", *names, "digits", "fashion_mnist", ".npz"):
         assert name in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     found = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)

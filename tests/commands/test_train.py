@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from training_runs import summed_loss
 from typer.testing import CliRunner, Result
 
 from convexblocks.commands.main import app
@@ -122,6 +124,51 @@ def test_options(options: list[str], tmp_path: Path) -> None:
     assert load(tmp_path / "run").history.records
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--step", "0.2", "--proximity", "2", "--batch-size", "8", "--weight-decay", "0", "--time-limit", "100"],
+        ["--hidden", "3", "--activation", "arctan", "--loss", "logistic"],
+        ["--task", "regression", "--no-split"],
+    ],
+    ids=" ".join,
+)
+def test_targets(options: list[str], tmp_path: Path) -> None:
+    """The figures are those of the network itself, and the run is written, loaded and reported."""
+    path, out = save(tmp_path / "two.npz", X=X, y=Y), tmp_path / "run"
+    words = ["--hidden", "4", "--sweeps", "20", "--method", "targets", *options, "--out", out]
+    found = last_json(run("train", path, *words, "--json"))
+    loaded = load(out)
+    assert found["lifted_estimate"] is None
+    assert (found["sweeps"], found["baselines"][0]["name"]) == (20, "Adam")
+    assert loaded.settings["method"] == "targets"
+    assert loaded.settings["formulation"]["batch_size"] == (8 if "--batch-size" in options else 125)
+    first, last = loaded.history.records[0], loaded.history.last
+    assert last["objective"] < first["objective"]
+    targets = loaded.data[1]
+    inputs = torch.as_tensor(loaded.data[0], dtype=torch.float32)
+    with torch.no_grad():
+        output = loaded.module(inputs).double()
+    assert summed_loss(found["loss"], output, targets) == pytest.approx(found["train_loss"], rel=1e-5)
+
+    assert run("report", out).exit_code == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "lifted value" not in page.replace("and the lifted value (estimate) where there is one", "")
+    assert ("the weights of one unit of layer 1, one mini-batch" in page) is ("arctan" not in options)
+    shown = run("show", out)
+    assert shown.exit_code == 2
+    assert "no activation blocks" in shown.stderr.replace("\n", " ")
+
+
+def test_targets_say_what_was_done(tmp_path: Path) -> None:
+    result = run("train", save(tmp_path / "two.npz", X=X, y=Y), *QUICK, "--method", "targets")
+    assert result.exit_code == 0, result.output
+    assert "all 2 sweeps done" in result.stdout
+    assert "lifted" not in result.stdout
+    assert "bound" not in result.stdout
+
+
 def test_own_test_part_is_used(tmp_path: Path) -> None:
     path = save(tmp_path / "two.npz", X=X, y=Y, X_test=X[:5], y_test=Y[:5])
     assert run("train", path, *QUICK, "--out", tmp_path / "run").exit_code == 0
@@ -172,7 +219,26 @@ BAD: dict[str, tuple[Callable[[Path], list[Any]], tuple[str, ...]]] = {
     "empty": (npz(X=X[:0], y=Y[:0]), ("empty", "expected at least one")),
     "one class": (npz(X=X, y=0 * Y), ("only one class", "expected at least two")),
     "hidden 0": (good("--hidden", 0), ("(3, 4, 0, 2)", "expected 1 unit or more")),
-    "unknown method": (good("--method", "magic"), ("'magic'", "known: fenchel")),
+    "unknown method": (good("--method", "magic"), ("'magic'", "known: fenchel, targets")),
+    "setting of another method": (
+        good("--method", "targets", "--multiplier", 1),
+        ("'targets'", "no setting 'multiplier'", "known: step"),
+    ),
+    "step of a method without": (good("--step", 1), ("'fenchel'", "no setting 'step'", "known: multiplier")),
+    "targets with a tolerance": (
+        good("--method", "targets", "--tolerance", 0),
+        ("--tolerance is 0", "expected", "leave --tolerance out"),
+    ),
+    "targets with audits": (
+        good("--method", "targets", "--audit-every", 2),
+        ("--audit-every is 2", "expected no audits", "leave --audit-every out"),
+    ),
+    "targets with a step of zero": (good("--method", "targets", "--step", 0), ("step is 0", "expected")),
+    "targets with mini-batches of zero": (good("--method", "targets", "--batch-size", 0), ("batch_size is 0",)),
+    "targets with steep slopes": (
+        good("--method", "targets", "--activation", "exponential"),
+        ("'exponential'", "expect at most 1", "fenchel"),
+    ),
     "unknown activation": (good("--activation", "magic"), ("'magic'", "known: identity")),
     "activation that is not monotone": (good("--activation", "gelu"), ("'gelu'", "known: identity")),
     "unknown loss": (good("--loss", "magic"), ("'magic'", "known: squared")),

@@ -1,0 +1,218 @@
+"""Training by target blocks: mini-batches, one majorize-minimize step of every layer's block, momentum, cosine steps.
+
+The steps are in target_steps.py, and the convex program of a step in formulations/target_blocks.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..formulations.errors import UsageError
+from ..formulations.losses import Loss
+from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
+from ..formulations.target_blocks import TargetBlocks, require_lipschitz
+from .checkpoint import RunWriter
+from .coordinator import check_notes, check_weights
+from .history import History
+from .layered import read_network
+from .safeguards import all_finite
+from .target_steps import Training, prepare_first_layer, run_sweep, start_training
+from .training_data import TrainingData, prepare, prepare_validation
+
+log = logging.getLogger("convexblocks")
+SHORTER, UNDONE_PATIENCE = 0.25, 8
+
+Event = dict[str, Any]
+
+
+def fit_targets(
+    network: nn.Module,
+    data: tuple[Any, Any],
+    method: TargetBlocks | None = None,
+    *,
+    loss: str | Loss | None = None,
+    task: str | None = None,
+    weight_decay: float = 0.1,
+    sweeps: int = 30,
+    time_limit: float | None = None,
+    validation: tuple[Any, Any] | None = None,
+    random_state: int = 0,
+    out: str | Path | None = None,
+    notes: dict[str, Any] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> History:
+    """Train a network by target blocks; afterwards it is an ordinary trained torch module.
+
+    The objective is that of `fit`: the SUM of the loss over samples plus (weight_decay / 2) times the sum of squares of
+    all weights (not biases). It may rise in a sweep, as mini-batches let it.
+
+    Parameters
+    ----------
+    network : torch.nn.Sequential
+        Linear layers with known activations between them; its present weights are the start.
+    data : pair of arrays
+        X of shape (samples, features) and y: labels 0, 1, ..., K-1, or real targets (samples,) or (samples, outputs).
+    method : TargetBlocks, optional
+        Step, proximity, momentum, batch size, and whether blocks are solved exactly.
+    loss, task, weight_decay : str, str, float
+        As for `fit`.
+    sweeps : int
+        Passes over the data; the steps fall to zero along a cosine over all of them.
+    time_limit : float, optional
+        Stop after the sweep that passes this many seconds, wherever the cosine is then.
+    validation : pair of arrays, optional
+        Test data, measured after each sweep and never used for training.
+    random_state : int
+        Seed of the mini-batches.
+    out, notes, on_event
+        As for `fit`; the one event is ``"sweep"``.
+
+    Returns
+    -------
+    History
+        Its records hold the true training loss of the network, and no lifted values. `step` is 0 for a sweep that ended
+        above the untrained network and was undone, else the fraction to which such sweeps have shortened the steps.
+        `cpu_seconds` counts the steps, not the measurements between sweeps. An interrupt (Ctrl-C) ends training after
+        the last complete sweep.
+
+    Raises
+    ------
+    UsageError
+        If the network, the data or a setting cannot be used; nothing is changed or written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convexblocks.solvers import build_network
+    >>> X = np.linspace(-1, 1, 100)[:, None]
+    >>> history = fit_targets(build_network((1, 8, 1), "tanh", random_state=0), (X, abs(X)), sweeps=20)
+    >>> history.last["true_loss"] < history.records[0]["true_loss"] / 2
+    True
+    """
+    method = TargetBlocks() if method is None else method
+    require_size(sweeps=sweeps)
+    require_count(random_state=random_state)
+    require_nonnegative(weight_decay=weight_decay)
+    if time_limit is not None:
+        require_positive(time_limit=time_limit)
+    layered = read_network(network)
+    check_weights(layered)
+    check_notes(notes or {})
+    require_lipschitz(layered.activations)
+    checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
+    widths, device, samples = layered.widths, layered.device, len(checked.inputs)
+    tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
+    architecture = layered.architecture(checked.loss, float(weight_decay))
+    history = History({
+        "method": method.name, "formulation": asdict(method), "widths": list(widths),
+        "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
+        "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
+        "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
+        "batch_size": min(method.batch_size, samples), "random_state": random_state, "samples": samples,
+    })  # fmt: skip
+    training = start_training(layered, architecture, method, checked, history.settings["batch_size"], sweeps)
+    first = _measure(training, checked, tested)
+    if not math.isfinite(first["objective"]):
+        raise UsageError(
+            f"the objective of the untrained network is {first['objective']}; expected a finite number: scale the "
+            "features, or start from smaller weights."
+        )
+    history.records.append({"sweep": 0, **first, "cpu_seconds": 0.0})
+    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
+    _train(training, checked, tested, history, writer, time_limit, on_event or (lambda event: None))
+    return history
+
+
+def _train(
+    training: Training, data: TrainingData, tested: TrainingData | None, history: History, writer: RunWriter | None,
+    time_limit: float | None, emit: Callable[[Event], None],
+) -> None:  # fmt: skip
+    seed = history.settings["random_state"]
+    generator, began, seconds = torch.Generator().manual_seed(seed), time.perf_counter(), 0.0
+    try:
+        if writer:
+            writer.start(*training.copies())
+        for sweep in range(1, training.sweeps + 1):
+            before = time.process_time()
+            if sweep == 1 and not training.method.exact:
+                prepare_first_layer(training, generator)
+            start = [layer.packed.clone() for layer in training.layers]
+            run_sweep(training, generator)
+            sound = all_finite([layer.packed for layer in training.layers])
+            seconds += time.process_time() - before
+            figures = _measure(training, data, tested) if sound else {}
+            if not (sound and figures["objective"] <= history.records[0]["objective"]):
+                figures = _undo(training, start, history)
+            training.network.write(training.weights(), training.biases())
+            history.records.append({"sweep": sweep, "step": training.shortening, **figures, "cpu_seconds": seconds})
+            if writer:
+                writer.sweep(sweep, *training.copies())
+            emit({"event": "sweep", "sweeps": training.sweeps, "record": history.last})
+            history.stop_reason = _stop_reason(history, time_limit, time.perf_counter() - began)
+            if history.stop_reason:
+                break
+        else:
+            history.stop_reason = f"all {training.sweeps} sweeps done"
+    except KeyboardInterrupt:
+        # The network still holds the weights of the last complete sweep.
+        history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
+    if writer:
+        writer.finish()
+    log.info("training ended: %s", history.stop_reason)
+
+
+def _stop_reason(history: History, time_limit: float | None, seconds: float) -> str:
+    if time_limit is not None and seconds >= time_limit:
+        return f"the time limit of {time_limit:g} s is reached"
+    if [record.get("step") for record in history.records[-UNDONE_PATIENCE:]] == [0.0] * UNDONE_PATIENCE:
+        return f"{UNDONE_PATIENCE} sweeps in a row were undone, with ever shorter steps; take another activation"
+    return ""
+
+
+def _undo(training: Training, start: list[Tensor], history: History) -> dict[str, Any]:
+    """Put the weights before a sweep back, and shorten the steps to come; the record of the sweep has step 0.
+
+    Targets are made for each layer as if the others stood still. Where they do not, steps of any fixed size can be too
+    long; a sweep that ends above the untrained network has left the region where they make sense.
+    """
+    for layer, packed in zip(training.layers, start, strict=True):
+        layer.packed = packed
+        layer.move.zero_()
+    # Activations that overflowed would stay in the averages.
+    for layer in training.layers[1:]:
+        layer.gram.zero_()
+    training.grams = 0
+    training.shortening *= SHORTER
+    return {key: value for key, value in history.last.items() if key not in ("sweep", "cpu_seconds")} | {"step": 0.0}
+
+
+def _measure(training: Training, data: TrainingData, tested: TrainingData | None) -> dict[str, Any]:
+    """Figures of the network as deployed: its forward pass in its own dtype on the training and the test data."""
+
+    def output(inputs: Tensor) -> Tensor:
+        # The pass alone, layer by layer: the activations of all samples are not kept.
+        for place, (weight, bias) in enumerate(zip(training.weights(), training.biases(), strict=True)):
+            inputs = inputs @ weight.T + bias
+            if place < training.architecture.hidden:
+                inputs = training.architecture.activations[place].phi(inputs)
+        return inputs.double()
+
+    trained = output(training.inputs)
+    loss = float(data.loss.values(trained, data.targets).sum())
+    squares = sum(float((weight.double() ** 2).sum()) for weight in training.weights())
+    decay = training.architecture.weight_decay / 2 * squares
+    figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
+    figures |= {f"train_{name}": value for name, value in data.score(trained).items()}
+    if tested is not None:
+        tested_output = output(tested.inputs.to(training.inputs.dtype))
+        figures |= {f"test_{name}": value for name, value in tested.score(tested_output).items()}
+    return figures
