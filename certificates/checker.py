@@ -101,27 +101,27 @@ The statement is about f(x) = W_L phi(W_{L-1} ... phi(W_1 x)), any widths, one o
 (weight_decay / 2) sum_l |W_l|^2 of Frobenius norms. phi acts on each entry, |phi(a) - phi(b)| <= |a - b|, phi(0) = 0:
 relu, leaky_relu, absolute_value and tanh. With free biases, phi(W_l h + b_l) and a last b_L, no bias is penalized.
 
-10. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without biases.
-   Without them f(0) = 0, and for the matrix H of the outputs of a layer |phi(H W')| <= |H W'| <= |H| |W|, where for the
-   first one |X W_1'| <= |X|_2 |W_1|, |X|_2 the largest singular value of X. Hence
+10. Let R = |W_1| ... |W_L| and z_i = f(x_i). No layer stretches a difference by more than |W_l|, with or without
+    biases. Without them f(0) = 0, and for the matrix H of the outputs of a layer |phi(H W')| <= |H W'| <= |H| |W|,
+    where for the first one |X W_1'| <= |X|_2 |W_1|, |X|_2 the largest singular value of X. Hence
 
-       |z_i - z_j| <= R |x_i - x_j|,   and without free biases   |z_i| <= R |x_i|,   |z| <= R |X|_2.
+        |z_i - z_j| <= R |x_i - x_j|,   and without free biases   |z_i| <= R |x_i|,   |z| <= R |X|_2.
 
 11. A cut is a vector v = sum_e f_e (1_i - 1_j) + r + s: amounts f_e on edges e = (i, j), r for each sample, s for all
-   together; with free biases r and s must not be there. By step 10, |v'z| <= R h with
+    together; with free biases r and s must not be there. By step 10, |v'z| <= R h with
 
-       h = sum_e |f_e| |x_i - x_j| + sum_i |r_i| |x_i| + |s| |X|_2.
+        h = sum_e |f_e| |x_i - x_j| + sum_i |r_i| |x_i| + |s| |X|_2.
 
-   So loss(z) >= D(v) - v'z >= D(v) - R h. Whatever the amounts are, that holds. v is added up here, exactly.
+    So loss(z) >= D(v) - v'z >= D(v) - R h. Whatever the amounts are, that holds. v is added up here, exactly.
 
 12. The mean of the |W_l|^2 is at least their geometric mean R^(2/L). So the objective is at least the least value over
-   R >= 0 of m(R) + weight_decay (L/2) R^(2/L), where m(R) is the largest of 0 and all D(v) - R h. As L >= 2, the power
-   is concave, and m is linear between its breakpoints: on each piece the least value is at an end. After the last
-   breakpoint m is constant, and the sum increases. So it is enough to look at R = 0 and at the breakpoints, which are
-   rational. (For L = 2 this solves a linear program.)
+    R >= 0 of m(R) + weight_decay (L/2) R^(2/L), where m(R) is the largest of 0 and all D(v) - R h. As L >= 2, the power
+    is concave, and m is linear between its breakpoints: on each piece the least value is at an end. After the last
+    breakpoint m is constant, and the sum increases. So it is enough to look at R = 0 and at the breakpoints, which are
+    rational. (For L = 2 this solves a linear program.)
 
 13. Rounding. Distances, norms and h are rounded up, D(v) and R^(2/L) down. |X|_2 is replaced by a number sigma of the
-   file, with which `_peak` proves sigma^2 I - X'X (or, if it is smaller, sigma^2 I - X X') positive semidefinite.
+    file, with which `_peak` proves sigma^2 I - X'X (or, if it is smaller, sigma^2 I - X X') positive semidefinite.
 
 The file
 --------
