@@ -5,6 +5,12 @@
 This file needs the standard library alone. It computes with integers and rationals: the numbers of a certificate are
 floats, hence rationals, and no floating-point operation stands between them and the bound.
 
+How to read it
+--------------
+What has to be believed are the proof that follows and, for a certificate, the section of its kind ("the proof" and, for
+few features, "the proof by cones"; "the proof for several outputs"; "the proof for any depth"), with "numbers" and
+"what the statement says": 76 to 168 lines each. The rest of the file reads files strictly and prints answers.
+
 What is proven
 --------------
 For every width m, all hidden weights w_1, ..., w_m and all output weights a_1, ..., a_m,
@@ -806,106 +812,6 @@ def _one_output_value(certificate: _Certificate, replay: Replay | None) -> Fract
     return _dual_value(certificate, max(_support_bound(certificate, sign, replay) for sign in (1, -1)))
 
 
-def _outputs_value(certificate: _Certificate) -> Fraction:
-    """What the evidence proves for several outputs: step 8 or 9."""
-    V, directions, name = _dual_rows(certificate), certificate.directions, "columns"
-    vectors: list[Sequence[Fraction]] = list(zip(*V, strict=True))
-    if directions:
-        _check_turns(directions)
-        vectors, name = [[_dot(row, a) for row in V] for a in directions], "directions"
-    supports = []
-    for k, (v, sides) in enumerate(zip(vectors, certificate.columns, strict=True)):
-        try:
-            one = certificate._replace(v=v, sides=sides)
-            supports.append(max(_support_bound(one, sign) for sign in (1, -1)))
-        except _Rejected as rejection:
-            raise _Rejected(f"evidence.{name}[{k}]: {rejection}") from None
-    square = _corner_square(directions, supports) if directions else sum((H * H for H in supports), Fraction())
-    H = _root_above(square)
-    decay = Fraction(certificate.statement["weight_decay"])
-    if certificate.statement["loss"] == "squared":
-        slope, curvature = (sum(map(_dot, V, other), Fraction()) for other in (certificate.y, V))
-        return _concave_value(slope, curvature, H, decay)
-    t = _below(min(Fraction(1), decay / H)) if H > 0 else Fraction(1)
-    scaled = ([t * Fraction(p) for p in probabilities] for probabilities in certificate.duals)
-    return sum((_entropy_below(*probabilities) for probabilities in scaled), Fraction())
-
-
-def _plane_forms(directions: list[list[float]]) -> list[list[Fraction]]:
-    """The c_1, ..., c_{N+1} of step 9."""
-    forms = []
-    for a in directions:
-        first, second, *third = map(Fraction, a)
-        forms.append([first - sum(third), second - sum(third)])
-    return [*forms, [-entry for entry in forms[0]]]
-
-
-def _determinant(c: Sequence[Fraction], e: Sequence[Fraction]) -> Fraction:
-    return c[0] * e[1] - c[1] * e[0]
-
-
-def _check_turns(directions: list[list[float]]) -> None:
-    """The cones of consecutive directions, the negative of the first one after the last, cover half of the plane."""
-    forms = _plane_forms(directions)
-    for k, (c, e) in enumerate(pairwise(forms)):
-        if _determinant(c, e) <= 0:
-            raise _Rejected(
-                f"evidence.directions[{k}]: in the plane the turn to the next direction, from the last one to the "
-                "negative of the first, must be counterclockwise and less than a half turn, and is not"
-            )
-
-
-def _corner_square(directions: list[list[float]], supports: list[Fraction]) -> Fraction:
-    """The largest |w_j|^2 of step 9."""
-    forms, bounds, largest = _plane_forms(directions), [*supports, supports[0]], Fraction()
-    for k, (c, e) in enumerate(pairwise(forms)):
-        unit, here, there = _determinant(c, e), bounds[k], bounds[k + 1]
-        w = [(here * e[1] - there * c[1]) / unit, (there * c[0] - here * e[0]) / unit]
-        # The last coordinate of three, which sum to zero.
-        rest = [-w[0] - w[1]] if len(directions[0]) == 3 else []
-        largest = max(largest, _dot([*w, *rest], [*w, *rest]))
-    return largest
-
-
-def _what_outputs_lose(certificate: _Certificate) -> str:
-    """In words, beside what the bounds of its vectors lose. The turns are known: this is said of a proven H alone."""
-    directions = certificate.directions
-    if not directions:
-        return (
-            "outputs bounded one by one; where they want the same neurons, that loses at worst as much as a "
-            f"weight decay over {certificate.statement['outputs']}^(1/2)"
-        )
-    means = [sum(map(Fraction, a)) / 3 if len(a) == 3 else Fraction() for a in directions]
-    seen = [[Fraction(entry) - mean for entry in a] for a, mean in zip(directions, means, strict=True)]
-    cosines = []
-    for a, b in zip(seen, [*seen[1:], [-entry for entry in seen[0]]], strict=True):
-        inner = _dot(a, b)
-        size = math.sqrt(inner * inner / (_dot(a, a) * _dot(b, b)))
-        cosines.append(size if inner >= 0 else -size)
-    lost = 100 * (1 - math.sqrt((1 + min(cosines)) / 2))
-    return (
-        f"outputs bounded in {len(directions)} directions of the plane, which loses at worst as much as a weight decay "
-        f"smaller by {lost:.2g} %"
-    )
-
-
-def _dual_rows(certificate: _Certificate) -> list[list[Fraction]]:
-    """V of step 8, a list for each sample."""
-    rows = [[Fraction(number) for number in row] for row in certificate.duals]
-    if certificate.statement["loss"] == "squared":
-        return rows
-    V = []
-    for i, (probabilities, label) in enumerate(zip(rows, certificate.y, strict=True)):
-        left = sum(probabilities, Fraction())
-        if any(p < 0 for p in probabilities) or left > 1:
-            raise _Rejected(f"evidence.probabilities[{i}] must hold no number below 0 and sum to 1 or less")
-        row = [-p for p in probabilities]
-        # What onehot - P is at the class itself.
-        row.insert(int(label), left)
-        V.append(row)
-    return V
-
-
 def _dual_value(certificate: _Certificate, H: Fraction) -> Fraction:
     """D(t v) of step 1, with the best t for the squared loss and min(1, weight_decay / H) for the logistic loss."""
     y, v, decay = certificate.y, certificate.v, Fraction(certificate.statement["weight_decay"])
@@ -1028,79 +934,6 @@ def _subtract_products(A: list[list[Fraction]], X: list[list[int]], W: list[list
         for j in range(k + 1):
             twice = sum(map(mul, x_columns[k], w_columns[j])) + sum(map(mul, x_columns[j], w_columns[k]))
             row[j] -= Fraction(twice, 2 << bits)
-
-
-def _least_over_norms(certificate: _Certificate, evidence: _Cuts) -> tuple[Fraction, Fraction]:
-    """The least value of step 12 over all R >= 0, rounded down, and the R where it is."""
-    statement = certificate.statement
-    lines = [(Fraction(), Fraction()), *_cut_lines(certificate, evidence)]
-    depth, price = statement["depth"], Fraction(statement["weight_decay"]) * statement["depth"] / 2
-    # Along the upper envelope of the lines D - R h: from the largest D to ever smaller h, each time the next crossing.
-    R, (D, h) = Fraction(), max(lines, key=lambda line: (line[0], -line[1]))
-    least = D, R
-    while h > 0:
-        R, h, D = min(((D - other) / (h - slope), slope, other) for other, slope in lines if slope < h)
-        least = min(least, (D - R * h + price * _root_below(R * R, depth), R))
-    return least
-
-
-def _cut_lines(certificate: _Certificate, evidence: _Cuts) -> list[tuple[Fraction, Fraction]]:
-    """D(v), rounded down, and h, rounded up, of every cut."""
-    X, bits = _integer_rows(certificate.X)
-    sigma = Fraction()
-    if evidence.spectral_norm is not None:
-        sigma = _spectral_norm(X, bits, Fraction(evidence.spectral_norm))
-    norms = [_norm(row, bits) for row in X]
-    edges = {edge for cut in evidence.cuts for edge in cut.edges}
-    lengths = {(i, j): _norm([a - b for a, b in zip(X[i], X[j], strict=True)], bits) for i, j in edges}
-    lines = []
-    for place, cut in enumerate(evidence.cuts):
-        name = f"evidence.cuts[{place}]"
-        if cut.together and evidence.spectral_norm is None:
-            raise _Rejected(f"{name}.all needs evidence.spectral_norm, which is null")
-        if certificate.statement["bias"] == "free" and (cut.each or cut.together):
-            raise _Rejected(f"{name}: with free biases only edges hold; each and all must be null")
-        integers, unit = _integers([*cut.amounts, *cut.each, *cut.together])
-        amounts, rest = integers[: len(cut.amounts)], integers[len(cut.amounts) :]
-        each, together = rest[: len(cut.each)], rest[len(cut.each) :]
-        h = _weighted(amounts, [lengths[edge] for edge in cut.edges]) + _weighted(each, norms if each else [])
-        h = h / (1 << unit) + _norm(together, unit) * sigma
-        v = [sum(parts) for parts in zip(each or [0] * len(X), together or [0] * len(X), strict=True)]
-        for (i, j), amount in zip(cut.edges, amounts, strict=True):
-            v[i] += amount
-            v[j] -= amount
-        lines.append((_below(_cut_value(certificate, v, unit, name)), _above(h)))
-    return lines
-
-
-def _weighted(amounts: list[int], lengths: list[Fraction]) -> Fraction:
-    """The sum of |amount| length, exactly; the lengths are over powers of two."""
-    integers, bits = _integers(lengths)
-    return Fraction(sum(map(mul, map(abs, amounts), integers)), 1 << bits)
-
-
-def _spectral_norm(X: list[list[int]], bits: int, sigma: Fraction) -> Fraction:
-    """Sigma, which is proved to be at least the largest singular value of X / 2^bits."""
-    rows = X if len(X) <= len(X[0]) else list(zip(*X, strict=True))
-    B = [
-        [sigma**2 * (k == j) - Fraction(sum(map(mul, row, rows[j])), 1 << 2 * bits) for j in range(k + 1)]
-        for k, row in enumerate(rows)
-    ]
-    if sigma < 0 or _peak(B, [Fraction()] * len(B)) is None:
-        raise _Rejected("evidence.spectral_norm is not proved to be at least that of X; a larger one would do")
-    return sigma
-
-
-def _cut_value(certificate: _Certificate, v: list[int], bits: int, name: str) -> Fraction:
-    """D of v / 2^bits, rounded down."""
-    if certificate.statement["loss"] == "squared":
-        y, y_bits = _integers(certificate.y)
-        return Fraction(sum(map(mul, v, y)), 1 << (bits + y_bits)) - Fraction(sum(map(mul, v, v)), 2 << 2 * bits)
-    probabilities = [Fraction(value * int(label), 1 << bits) for value, label in zip(v, certificate.y, strict=True)]
-    for i, p in enumerate(probabilities):
-        if not 0 <= p <= 1:
-            raise _Rejected(f"the logistic loss needs y v in [0, 1]; in {name} it is {float(p)!r} for datum {i}")
-    return sum((_entropy_below(p) for p in probabilities), Fraction())
 
 
 def _peak(B: list[list[Fraction]], half: list[Fraction]) -> Fraction | None:
@@ -1293,6 +1126,185 @@ def _solve(gram: list[list[float]], targets: list[float]) -> list[float]:
     for k, row in reversed(list(enumerate(rows))):
         solution.insert(0, (row[-1] - sum(map(mul, row[k + 1 : -1], solution))) / row[k])
     return solution
+
+
+# ------------------------------------------------------------------------------------ the proof for several outputs
+
+
+def _outputs_value(certificate: _Certificate) -> Fraction:
+    """What the evidence proves for several outputs: step 8 or 9."""
+    V, directions, name = _dual_rows(certificate), certificate.directions, "columns"
+    vectors: list[Sequence[Fraction]] = list(zip(*V, strict=True))
+    if directions:
+        _check_turns(directions)
+        vectors, name = [[_dot(row, a) for row in V] for a in directions], "directions"
+    supports = []
+    for k, (v, sides) in enumerate(zip(vectors, certificate.columns, strict=True)):
+        try:
+            one = certificate._replace(v=v, sides=sides)
+            supports.append(max(_support_bound(one, sign) for sign in (1, -1)))
+        except _Rejected as rejection:
+            raise _Rejected(f"evidence.{name}[{k}]: {rejection}") from None
+    square = _corner_square(directions, supports) if directions else sum((H * H for H in supports), Fraction())
+    H = _root_above(square)
+    decay = Fraction(certificate.statement["weight_decay"])
+    if certificate.statement["loss"] == "squared":
+        slope, curvature = (sum(map(_dot, V, other), Fraction()) for other in (certificate.y, V))
+        return _concave_value(slope, curvature, H, decay)
+    t = _below(min(Fraction(1), decay / H)) if H > 0 else Fraction(1)
+    scaled = ([t * Fraction(p) for p in probabilities] for probabilities in certificate.duals)
+    return sum((_entropy_below(*probabilities) for probabilities in scaled), Fraction())
+
+
+def _plane_forms(directions: list[list[float]]) -> list[list[Fraction]]:
+    """The c_1, ..., c_{N+1} of step 9."""
+    forms = []
+    for a in directions:
+        first, second, *third = map(Fraction, a)
+        forms.append([first - sum(third), second - sum(third)])
+    return [*forms, [-entry for entry in forms[0]]]
+
+
+def _determinant(c: Sequence[Fraction], e: Sequence[Fraction]) -> Fraction:
+    return c[0] * e[1] - c[1] * e[0]
+
+
+def _check_turns(directions: list[list[float]]) -> None:
+    """The cones of consecutive directions, the negative of the first one after the last, cover half of the plane."""
+    forms = _plane_forms(directions)
+    for k, (c, e) in enumerate(pairwise(forms)):
+        if _determinant(c, e) <= 0:
+            raise _Rejected(
+                f"evidence.directions[{k}]: in the plane the turn to the next direction, from the last one to the "
+                "negative of the first, must be counterclockwise and less than a half turn, and is not"
+            )
+
+
+def _corner_square(directions: list[list[float]], supports: list[Fraction]) -> Fraction:
+    """The largest |w_j|^2 of step 9."""
+    forms, bounds, largest = _plane_forms(directions), [*supports, supports[0]], Fraction()
+    for k, (c, e) in enumerate(pairwise(forms)):
+        unit, here, there = _determinant(c, e), bounds[k], bounds[k + 1]
+        w = [(here * e[1] - there * c[1]) / unit, (there * c[0] - here * e[0]) / unit]
+        # The last coordinate of three, which sum to zero.
+        rest = [-w[0] - w[1]] if len(directions[0]) == 3 else []
+        largest = max(largest, _dot([*w, *rest], [*w, *rest]))
+    return largest
+
+
+def _what_outputs_lose(certificate: _Certificate) -> str:
+    """In words, beside what the bounds of its vectors lose. The turns are known: this is said of a proven H alone."""
+    directions = certificate.directions
+    if not directions:
+        return (
+            "outputs bounded one by one; where they want the same neurons, that loses at worst as much as a "
+            f"weight decay over {certificate.statement['outputs']}^(1/2)"
+        )
+    means = [sum(map(Fraction, a)) / 3 if len(a) == 3 else Fraction() for a in directions]
+    seen = [[Fraction(entry) - mean for entry in a] for a, mean in zip(directions, means, strict=True)]
+    cosines = []
+    for a, b in zip(seen, [*seen[1:], [-entry for entry in seen[0]]], strict=True):
+        inner = _dot(a, b)
+        size = math.sqrt(inner * inner / (_dot(a, a) * _dot(b, b)))
+        cosines.append(size if inner >= 0 else -size)
+    lost = 100 * (1 - math.sqrt((1 + min(cosines)) / 2))
+    return (
+        f"outputs bounded in {len(directions)} directions of the plane, which loses at worst as much as a weight decay "
+        f"smaller by {lost:.2g} %"
+    )
+
+
+def _dual_rows(certificate: _Certificate) -> list[list[Fraction]]:
+    """V of step 8, a list for each sample."""
+    rows = [[Fraction(number) for number in row] for row in certificate.duals]
+    if certificate.statement["loss"] == "squared":
+        return rows
+    V = []
+    for i, (probabilities, label) in enumerate(zip(rows, certificate.y, strict=True)):
+        left = sum(probabilities, Fraction())
+        if any(p < 0 for p in probabilities) or left > 1:
+            raise _Rejected(f"evidence.probabilities[{i}] must hold no number below 0 and sum to 1 or less")
+        row = [-p for p in probabilities]
+        # What onehot - P is at the class itself.
+        row.insert(int(label), left)
+        V.append(row)
+    return V
+
+
+# ------------------------------------------------------------------------------------ the proof for any depth
+
+
+def _least_over_norms(certificate: _Certificate, evidence: _Cuts) -> tuple[Fraction, Fraction]:
+    """The least value of step 12 over all R >= 0, rounded down, and the R where it is."""
+    statement = certificate.statement
+    lines = [(Fraction(), Fraction()), *_cut_lines(certificate, evidence)]
+    depth, price = statement["depth"], Fraction(statement["weight_decay"]) * statement["depth"] / 2
+    # Along the upper envelope of the lines D - R h: from the largest D to ever smaller h, each time the next crossing.
+    R, (D, h) = Fraction(), max(lines, key=lambda line: (line[0], -line[1]))
+    least = D, R
+    while h > 0:
+        R, h, D = min(((D - other) / (h - slope), slope, other) for other, slope in lines if slope < h)
+        least = min(least, (D - R * h + price * _root_below(R * R, depth), R))
+    return least
+
+
+def _cut_lines(certificate: _Certificate, evidence: _Cuts) -> list[tuple[Fraction, Fraction]]:
+    """D(v), rounded down, and h, rounded up, of every cut."""
+    X, bits = _integer_rows(certificate.X)
+    sigma = Fraction()
+    if evidence.spectral_norm is not None:
+        sigma = _spectral_norm(X, bits, Fraction(evidence.spectral_norm))
+    norms = [_norm(row, bits) for row in X]
+    edges = {edge for cut in evidence.cuts for edge in cut.edges}
+    lengths = {(i, j): _norm([a - b for a, b in zip(X[i], X[j], strict=True)], bits) for i, j in edges}
+    lines = []
+    for place, cut in enumerate(evidence.cuts):
+        name = f"evidence.cuts[{place}]"
+        if cut.together and evidence.spectral_norm is None:
+            raise _Rejected(f"{name}.all needs evidence.spectral_norm, which is null")
+        if certificate.statement["bias"] == "free" and (cut.each or cut.together):
+            raise _Rejected(f"{name}: with free biases only edges hold; each and all must be null")
+        integers, unit = _integers([*cut.amounts, *cut.each, *cut.together])
+        amounts, rest = integers[: len(cut.amounts)], integers[len(cut.amounts) :]
+        each, together = rest[: len(cut.each)], rest[len(cut.each) :]
+        h = _weighted(amounts, [lengths[edge] for edge in cut.edges]) + _weighted(each, norms if each else [])
+        h = h / (1 << unit) + _norm(together, unit) * sigma
+        v = [sum(parts) for parts in zip(each or [0] * len(X), together or [0] * len(X), strict=True)]
+        for (i, j), amount in zip(cut.edges, amounts, strict=True):
+            v[i] += amount
+            v[j] -= amount
+        lines.append((_below(_cut_value(certificate, v, unit, name)), _above(h)))
+    return lines
+
+
+def _weighted(amounts: list[int], lengths: list[Fraction]) -> Fraction:
+    """The sum of |amount| length, exactly; the lengths are over powers of two."""
+    integers, bits = _integers(lengths)
+    return Fraction(sum(map(mul, map(abs, amounts), integers)), 1 << bits)
+
+
+def _spectral_norm(X: list[list[int]], bits: int, sigma: Fraction) -> Fraction:
+    """Sigma, which is proved to be at least the largest singular value of X / 2^bits."""
+    rows = X if len(X) <= len(X[0]) else list(zip(*X, strict=True))
+    B = [
+        [sigma**2 * (k == j) - Fraction(sum(map(mul, row, rows[j])), 1 << 2 * bits) for j in range(k + 1)]
+        for k, row in enumerate(rows)
+    ]
+    if sigma < 0 or _peak(B, [Fraction()] * len(B)) is None:
+        raise _Rejected("evidence.spectral_norm is not proved to be at least that of X; a larger one would do")
+    return sigma
+
+
+def _cut_value(certificate: _Certificate, v: list[int], bits: int, name: str) -> Fraction:
+    """D of v / 2^bits, rounded down."""
+    if certificate.statement["loss"] == "squared":
+        y, y_bits = _integers(certificate.y)
+        return Fraction(sum(map(mul, v, y)), 1 << (bits + y_bits)) - Fraction(sum(map(mul, v, v)), 2 << 2 * bits)
+    probabilities = [Fraction(value * int(label), 1 << bits) for value, label in zip(v, certificate.y, strict=True)]
+    for i, p in enumerate(probabilities):
+        if not 0 <= p <= 1:
+            raise _Rejected(f"the logistic loss needs y v in [0, 1]; in {name} it is {float(p)!r} for datum {i}")
+    return sum((_entropy_below(p) for p in probabilities), Fraction())
 
 
 # ------------------------------------------------------------------------------------ numbers
