@@ -147,7 +147,7 @@ INSTANCES = {
     "synth-5-0.03": Instance(synthetic, "squared", 0.03, 0.7, seconds=60.0, scaled=False),
     "digits38-pca-0.3": Instance(some_digits, "logistic", 0.3, 0.15, 5, 60.0),
     "digits38-pca-0.03": Instance(some_digits, "logistic", 0.03, 0.3, 5, 60.0),
-    "digits38-pca-0.003": Instance(some_digits, "logistic", 0.003, 3.0, 5, 60.0),
+    "digits38-pca-0.003": Instance(some_digits, "logistic", 0.003, 3.0, 5, 90.0),
     "mnist38-5000-0.3": Instance(partial(mnist, 5_000), "logistic", 0.3, 0.4, 19, 120.0),
     "mnist38-5000-0.1": Instance(partial(mnist, 5_000), "logistic", 0.1, 4.1, 19, 120.0),
     "mnist38-all-0.1": Instance(partial(mnist, None), "logistic", 0.1, 4.6, 31, 270.0),
