@@ -63,7 +63,7 @@ class ConeEvidence:
 
 
 def search_evidence(
-    problem: TwoLayerProblem, incumbent: Incumbent, first: float, last: float, *, device: str = "cpu"
+    problem: TwoLayerProblem, incumbent: Incumbent, first: float, last: float
 ) -> ConeEvidence | None:
     """The best evidence until the `last` deadline, on `time.perf_counter`; None where none was found.
 
@@ -75,7 +75,7 @@ def search_evidence(
     best: ConeEvidence | None = None
     for tolerance in TOLERANCES:
         began, deadline = time.perf_counter(), last if best is not None and best.fine else first
-        found = _search(problem, incumbent.v, least, tolerance, deadline, device)
+        found = _search(problem, incumbent.v, least, tolerance, deadline)
         if found is None:
             break
         gain = np.inf if best is None or best.estimate <= 0 else found.estimate / best.estimate - 1
@@ -88,12 +88,12 @@ def search_evidence(
 
 
 def _search(
-    problem: TwoLayerProblem, v: np.ndarray, least: float, tolerance: float, deadline: float, device: str
+    problem: TwoLayerProblem, v: np.ndarray, least: float, tolerance: float, deadline: float
 ) -> ConeEvidence | None:
     (p, q), trees = problem.coefficients, []
     for sign in SIGNS:
         linear = sign * q * (problem.X.T @ v)
-        tree = search_cones(problem.X, sign * p * v, linear, least * (1 + tolerance), deadline=deadline, device=device)
+        tree = search_cones(problem.X, sign * p * v, linear, least * (1 + tolerance), deadline=deadline)
         if tree is None:
             return None
         trees.append(tree)

@@ -55,11 +55,11 @@ class Terms:
     linear: Tensor
 
     @staticmethod
-    def of(X: np.ndarray, v0: np.ndarray, linear: np.ndarray, device: str) -> Terms:
+    def of(X: np.ndarray, v0: np.ndarray, linear: np.ndarray) -> Terms:
         """From arrays."""
         gradients, up, down = X * v0[:, None], v0 > 0, v0 < 0
         parts = (gradients[up].T, X[down].T, gradients[down], linear)
-        return Terms(*(torch.as_tensor(np.ascontiguousarray(part), device=device) for part in parts))
+        return Terms(*(torch.as_tensor(np.ascontiguousarray(part)) for part in parts))
 
     def convex(self, U: Tensor) -> Tensor:
         """l'u + sum_{v0_i > 0} v0_i (x_i'u)_+ for the rows u."""
@@ -92,9 +92,8 @@ def together(samples: int) -> int:
 
 
 def search_cones(
-    X: np.ndarray, v0: np.ndarray, linear: np.ndarray, threshold: float, *, deadline: float = np.inf,
-    device: str = "cpu",
-) -> Cones | None:  # fmt: skip
+    X: np.ndarray, v0: np.ndarray, linear: np.ndarray, threshold: float, *, deadline: float = np.inf
+) -> Cones | None:
     """Split cones until F is at most a threshold on each of them; None where time or number do not suffice.
 
     Parameters
@@ -106,13 +105,11 @@ def search_cones(
         Above zero.
     deadline : float
         On `time.perf_counter`.
-    device : str
-        Of torch.
     """
-    terms, (samples, features) = Terms.of(X, v0, linear, device), X.shape
+    terms, (samples, features) = Terms.of(X, v0, linear), X.shape
     batch, most = together(samples), min(MOST_CONES, MOST_REPLAYED // (2 * samples))
-    edges = torch.tensor(list(itertools.combinations(range(features), 2)), device=device).reshape(-1, 2)
-    signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=features)), dtype=torch.float64, device=device)
+    edges = torch.tensor(list(itertools.combinations(range(features), 2))).reshape(-1, 2)
+    signs = torch.tensor(list(itertools.product((1.0, -1.0), repeat=features)), dtype=torch.float64)
     # Entry k is negative where binary digit k of the number of the orthant is 1.
     U = torch.diag_embed(signs.flip(1))
     todo = [(0, U, terms.convex(U))]
@@ -161,7 +158,7 @@ def proposals(units: Tensor, c: Tensor) -> Iterator[Tensor]:
         For unit generators.
     """
     kept = torch.ones_like(c, dtype=torch.bool)
-    gram, eye = units @ units.mT, torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
+    gram, eye = units @ units.mT, torch.eye(c.shape[1], dtype=c.dtype)
     for _ in range(c.shape[1]):
         system = torch.where(kept[:, :, None] & kept[:, None, :], gram, eye)
         factors = torch.linalg.solve_ex(system, torch.where(kept, c, 0.0)[..., None])[0]
@@ -196,7 +193,7 @@ def _reached(units: Tensor, c: Tensor, w: Tensor) -> Tensor:
 
 def _halves(terms: Terms, U: Tensor, values: Tensor, edges: Tensor) -> tuple[Tensor, Tensor] | None:
     """The two cones that each is split into along an edge, one after the other; None where numbers get too large."""
-    place = torch.arange(len(U), device=U.device)
+    place = torch.arange(len(U))
     first, second = edges.unbind(1)
     sizes = U.abs().amax(2)
     a, b = sizes[place, first], sizes[place, second]
@@ -208,6 +205,6 @@ def _halves(terms: Terms, U: Tensor, values: Tensor, edges: Tensor) -> tuple[Ten
     U, values, there = (torch.repeat_interleave(part, 2, 0) for part in (U, values, terms.convex(middle)))
     middle = torch.repeat_interleave(middle, 2, 0)
     replaced = torch.stack([first, second], 1).ravel()
-    place = torch.arange(len(U), device=U.device)
+    place = torch.arange(len(U))
     U[place, replaced], values[place, replaced] = middle, there
     return U, values

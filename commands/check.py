@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,9 +55,11 @@ def check(
             "seconds": bound.seconds,
         })  # fmt: skip
     else:
-        say_lines(describe(bound))
         if data is not None and bound.proven:
-            say_lines(f"The data are those of {data}, prepared again: no number differs by more than {SAME:g}.")
+            # In place of the first note, that there was nothing to compare with.
+            compared = f"the data are those of {data}, prepared again: no number differs by more than {SAME:g}"
+            bound = replace(bound, notes=(compared, *bound.notes[1:]))
+        say_lines(describe(bound))
     if not bound.proven:
         raise typer.Exit(1)
 
