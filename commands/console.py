@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ..formulations.errors import UsageError
+
 LIFTED = "lifted value (estimate)"
 
 Event = dict[str, Any]
@@ -42,6 +44,23 @@ def heading(text: str) -> None:
     console = output()
     console.print()
     console.rule(f"[bold]{escape(text)}", align="left", style="blue")
+
+
+def read_settings(pairs: list[str]) -> dict[str, str]:
+    """What the options --set NAME=VALUE say.
+
+    Raises
+    ------
+    UsageError
+        If one of them has another form.
+    """
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"--set {pair!r} cannot be read; expected NAME=VALUE, e.g. --set width=64.")
+        settings[name] = value
+    return settings
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ from .console import heading, output, say, say_lines, sweep_progress, working
 from .report import write_report
 from .results import audit_notes, audit_table, own_figures, result_table, save_baselines, warm_and_cold_table
 from .train import tell_notes
-from .training import INTERRUPTED, check_seed, limit_threads, make_network, train_baselines, train_blocks
+from .training import INTERRUPTED, check_seed, limit_threads, make_network, train_baselines, train_method
 
 Option = typer.Option
 HIDDEN = 64
@@ -49,9 +49,10 @@ def demo(
     network = make_network(dataset, [HIDDEN], "relu", outputs=dataset.outputs, seed=seed, device="cpu")
     start = copy.deepcopy(network)
     with sweep_progress(SWEEPS) as on_event:
-        history = train_blocks(
-            network, dataset, out=folder, on_event=on_event, sweeps=SWEEPS, audit_every=AUDIT_EVERY, random_state=seed
-        )
+        history = train_method(
+            network, dataset, FenchelLifting(), out=folder, on_event=on_event, sweeps=SWEEPS, audit_every=AUDIT_EVERY,
+            random_state=seed,
+        )  # fmt: skip
     say(f"{len(dataset.X_train)} samples, {history.last['sweep']} sweeps: {history.stop_reason}.")
     if history.stop_reason.startswith(INTERRUPTED):
         say(f"Saved in {folder}: network.safetensors, history.jsonl, run.json.")

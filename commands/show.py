@@ -9,7 +9,19 @@ import typer
 
 from ..formulations.catalogue import SUBPROBLEMS, subproblem
 from ..formulations.errors import UsageError
-from .console import cells, heading, number, output, print_json, say, say_lines, small, table, working
+from .console import (
+    cells,
+    heading,
+    number,
+    output,
+    print_json,
+    read_settings,
+    say,
+    say_lines,
+    small,
+    table,
+    working,
+)
 
 if TYPE_CHECKING:
     from ..formulations.subproblem import Subproblem
@@ -42,7 +54,7 @@ def show(
         raise UsageError("--engine has no form in LaTeX or HTML; expected it alone or with --json: choose one.")
     if target in SUBPROBLEMS or not Path(target).exists():
         _refuse_run_options(target, layer, sample, sweep)
-        block = subproblem(target, _settings(settings or []))
+        block = subproblem(target, read_settings(settings or []))
         if engine:
             _tell_engines(block, json=json)
         elif json:
@@ -66,16 +78,6 @@ def show(
         print_json(_as_data(instance, agreement))
     else:
         _tell(instance, agreement)
-
-
-def _settings(pairs: list[str]) -> dict[str, str]:
-    settings = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"--set {pair!r} cannot be read; expected NAME=VALUE, e.g. --set width=64.")
-        settings[name] = value
-    return settings
 
 
 def _refuse_run_options(target: str, *options: int | None) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..formulations.catalogue import METHODS
 from ..formulations.catalogue import method as find_method
 from ..formulations.errors import UsageError
+from ..formulations.formulation import Formulation
 from ..formulations.losses import find_loss
-from ..formulations.target_blocks import TargetBlocks
-from .console import LIFTED, cells, number, output, print_json, say, sweep_progress, table, working
+from .console import LIFTED, cells, number, output, print_json, read_settings, say, sweep_progress, table, working
 from .results import own_figures, result_table, save_baselines
 from .training import (
     INTERRUPTED,
@@ -21,8 +22,7 @@ from .training import (
     make_network,
     outputs_for,
     train_baselines,
-    train_blocks,
-    train_targets,
+    train_method,
 )
 
 if TYPE_CHECKING:
@@ -54,19 +54,9 @@ def train(
     device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, ...", rich_help_panel=NETWORK)] = "cpu",
     loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
     weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
-    method: Annotated[str, Option(metavar="NAME", help="fenchel, targets.", rich_help_panel=GOAL)] = "fenchel",
-    multiplier: Annotated[
-        float | None, Option(metavar="X", help="Factor of the hidden layers' gaps.", rich_help_panel=GOAL)
-    ] = None,
-    output_multiplier: Annotated[
-        float | None, Option(metavar="X", help="Lift the output too.", rich_help_panel=GOAL)
-    ] = None,
-    weight_inputs: Annotated[
-        str | None, Option(metavar="NAME", help="Weight blocks read: forward, lifted.", rich_help_panel=GOAL)
-    ] = None,
-    step: Annotated[float | None, Option(metavar="X", help="Of targets: first step.", rich_help_panel=GOAL)] = None,
-    proximity: Annotated[
-        float | None, Option(metavar="X", help="Of targets: stay near the weights.", rich_help_panel=GOAL)
+    method: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=GOAL)] = "fenchel",
+    settings: Annotated[
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Setting of the method.", rich_help_panel=GOAL)
     ] = None,
     sweeps: Annotated[int, Option(metavar="N", help="At most so many.", rich_help_panel=COURSE)] = 30,
     tolerance: Annotated[
@@ -85,14 +75,14 @@ def train(
     out: Annotated[Path | None, Option(metavar="RUN", help="New folder; without it nothing is kept.")] = None,
     json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a network by convex blocks: alternating (fenchel), or a step of every layer's block (targets)."""
+    """Train a network by convex blocks, e.g. alternating (fenchel), or a step of every layer's block (targets)."""
     check_seed(seed)
-    given = {"multiplier": multiplier, "output_multiplier": output_multiplier, "weight_inputs": weight_inputs,
-             "step": step, "proximity": proximity}  # fmt: skip
-    if method == TargetBlocks.name:
-        _refuse_alternation(tolerance, audit_every)
-        given["batch_size"] = batch_size
-    chosen = find_method(method, **{key: value for key, value in given.items() if value is not None})
+    given: dict[str, Any] = dict(read_settings(settings or []))
+    alternates = method not in METHODS or issubclass(METHODS[method], Formulation)
+    if not alternates:
+        _refuse_alternation(method, tolerance, audit_every)
+        given |= {} if batch_size is None else {"batch_size": batch_size}
+    chosen = find_method(method, **given)
     wanted_task = task if task or loss is None else find_loss(loss).task
     dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task,
                     split=not no_split, standardize=not no_standardize)  # fmt: skip
@@ -105,13 +95,9 @@ def train(
         "time_limit": time_limit, "random_state": seed,
     }  # fmt: skip
     with sweep_progress(sweeps, quiet=json) as on_event:
-        if isinstance(chosen, TargetBlocks):
-            history = train_targets(network, dataset, chosen, on_event=on_event, **common)
-        else:
-            history = train_blocks(
-                network, dataset, on_event=on_event, formulation=chosen, tolerance=tolerance, batch_size=batch_size,
-                audit_every=audit_every, **common,
-            )  # fmt: skip
+        if alternates:
+            common |= {"tolerance": tolerance, "batch_size": batch_size, "audit_every": audit_every}
+        history = train_method(network, dataset, chosen, on_event=on_event, **common)
     interrupted = history.stop_reason.startswith(INTERRUPTED)
     compared: list[dict[str, Any]] = []
     try:
@@ -129,17 +115,17 @@ def train(
         raise typer.Exit(130)
 
 
-def _refuse_alternation(tolerance: float, audit_every: int) -> None:
-    """Refuse options of alternating solves, which steps along a schedule cannot follow."""
+def _refuse_alternation(method: str, tolerance: float, audit_every: int) -> None:
+    """Refuse options of the coordinator of formulations, which the other methods cannot follow."""
     if tolerance != LEAST_DECREASE:
         raise UsageError(
-            f"--tolerance is {tolerance:g}, but the method 'targets' runs its whole schedule; expected --sweeps alone: "
-            "leave --tolerance out."
+            f"--tolerance is {tolerance:g}, but the method {method!r} runs its whole schedule; expected --sweeps "
+            "alone: leave --tolerance out."
         )
     if audit_every:
         raise UsageError(
-            f"--audit-every is {audit_every}, but the method 'targets' takes one step on each block and solves none; "
-            "expected no audits: leave --audit-every out."
+            f"--audit-every is {audit_every}, but the blocks of the method {method!r} are not audited; expected no "
+            "audits: leave --audit-every out, or take --method fenchel."
         )
 
 

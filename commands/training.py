@@ -14,7 +14,7 @@ from ..formulations.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..formulations.target_blocks import TargetBlocks
+    from ..formulations.catalogue import Method
     from ..networks.datasets import Dataset
     from ..solvers.history import History
 
@@ -74,50 +74,26 @@ def outputs_for(dataset: Dataset, loss: str | None) -> int:
     return 1 if loss == "logistic" else dataset.outputs
 
 
-def train_blocks(
+def train_method(
     network: nn.Module,
     dataset: Dataset,
+    method: Method,
     *,
     out: Path | None,
     on_event: Callable[[dict[str, Any]], None],
     **settings: Any,
 ) -> History:
-    """Train by convex blocks; a run that is refused leaves nothing behind.
+    """Train by a method of the catalogue; a run that is refused leaves nothing behind.
 
     Raises
     ------
     UsageError
-        As `fit`.
+        As `fit_method`.
     """
-    from ..solvers.coordinator import fit
+    from ..solvers.methods import fit_method
 
     with _leaves_nothing_if_refused(out):
-        return fit(
-            network, dataset.train, validation=dataset.test, out=out, notes=_notes(dataset), on_event=on_event,
-            **settings,
-        )  # fmt: skip
-
-
-def train_targets(
-    network: nn.Module,
-    dataset: Dataset,
-    method: TargetBlocks,
-    *,
-    out: Path | None,
-    on_event: Callable[[dict[str, Any]], None],
-    **settings: Any,
-) -> History:
-    """Train by target blocks; a run that is refused leaves nothing behind.
-
-    Raises
-    ------
-    UsageError
-        As `fit_targets`.
-    """
-    from ..solvers.target_training import fit_targets
-
-    with _leaves_nothing_if_refused(out):
-        return fit_targets(
+        return fit_method(
             network, dataset.train, method, validation=dataset.test, out=out, notes=_notes(dataset), on_event=on_event,
             **settings,
         )  # fmt: skip

@@ -34,7 +34,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
-METHODS: dict[str, type[Formulation] | type[TargetBlocks]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks}
+Method = Formulation | TargetBlocks
+METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks}
 """All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""
 
 
@@ -87,8 +88,10 @@ def formulation(name: str, **settings: Any) -> Formulation:
     return made
 
 
-def method(name: str, **settings: Any) -> Formulation | TargetBlocks:
+def method(name: str, **settings: Any) -> Method:
     """Make a training method of the catalogue: a formulation, or the settings of a mini-batched method.
+
+    Numbers may be given as strings, as on the command line.
 
     Raises
     ------
@@ -98,17 +101,23 @@ def method(name: str, **settings: Any) -> Formulation | TargetBlocks:
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; known: {', '.join(METHODS)}.")
     made = METHODS[name]
-    known = [field.name for field in fields(made)]  # type: ignore[arg-type]
+    known = {field.name: field.default for field in fields(made)}  # type: ignore[arg-type]
     unknown = [key for key in settings if key not in known]
     if unknown:
         raise UsageError(f"the method {name!r} has no setting {unknown[0]!r}; known: {', '.join(known)}.")
-    return made(**settings)
+    return made(**{key: _read(name, key, value, known[key]) for key, value in settings.items()})
 
 
 def _read(name: str, key: str, value: Any, default: Any) -> Any:
     """A setting in the type of its default: strings from a command line become numbers."""
-    if not isinstance(value, str) or isinstance(default, str) or default is None:
+    if not isinstance(value, str) or isinstance(default, str):
         return value
+    if default is None:
+        # Nothing says what is expected: a number where it reads as one, else a name.
+        try:
+            return float(value)
+        except ValueError:
+            return value
     if isinstance(default, bool):
         if value.lower() not in ("true", "false"):
             raise UsageError(f"{name}: {key} is {value!r}; expected true or false.")
