@@ -6,6 +6,7 @@ from .deep_incumbent import DeepIncumbent, train_deep
 from .deep_problem import DeepProblem
 from .incumbent import Incumbent, train_incumbent
 from .lipschitz_search import certify_deep
+from .operator_norm import matrix_norm_bound
 from .outputs_incumbent import train_outputs
 from .outputs_problem import OutputsProblem
 from .outputs_support import largest_outputs_weight_decay
@@ -28,6 +29,7 @@ __all__ = [
     "check",
     "largest_outputs_weight_decay",
     "largest_weight_decay",
+    "matrix_norm_bound",
     "prepare",
     "train_deep",
     "train_incumbent",
