@@ -50,9 +50,7 @@ def compare(
         list[str] | None,
         Option("--set", metavar="METHOD.NAME=VALUE", help="E.g. fenchel.batch_size=500.", rich_help_panel=GOAL),
     ] = None,
-    seeds: Annotated[
-        int, Option(metavar="N", help="Runs: seeds 0, 1, ..., N-1.", rich_help_panel=COURSE)
-    ] = 3,
+    seeds: Annotated[int, Option(metavar="N", help="Runs: seeds 0, 1, ..., N-1.", rich_help_panel=COURSE)] = 3,
     sweeps: Annotated[int, Option(metavar="N", help="At most so many.", rich_help_panel=COURSE)] = 30,
     seconds: Annotated[
         float | None, Option(metavar="S", help="CPU seconds for each method.", rich_help_panel=COURSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,16 @@ def _panel(axes: Axes, runs: dict[str, list[Run]], key: str, label: str) -> None
         style = ("-", "--", "-.")[place // len(COLOURS) % 3]
         for count, run in enumerate(found):
             legend = "_nolegend_" if count else name
-            if run.get(key) is None:
+            if not math.isfinite(run.get(key, math.nan)):
                 continue
             if not run.get("trace"):
                 axes.axhline(run[key], label=legend, color=INK, linestyle=":", linewidth=1.2)
                 continue
             # The untrained network has spent no time, which a logarithmic axis cannot show.
-            points = [(point["cpu_seconds"], point[key]) for point in run["trace"] if point["cpu_seconds"] > EARLIEST]
+            points = [
+                (point["cpu_seconds"], point[key]) for point in run["trace"]
+                if point["cpu_seconds"] > EARLIEST and math.isfinite(point[key])
+            ]  # fmt: skip
             times, values = zip(*(points or [(EARLIEST, run[key])]), strict=True)
             axes.plot(times, values, label=legend, color=colour, linestyle=style, linewidth=1.3, alpha=0.85)
             axes.plot(times[-1], values[-1], color=colour, marker="o", markersize=4)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .console import cells, number, output, say, table
 
@@ -52,8 +53,8 @@ def _averages(runs: list[Run]) -> dict[str, Any]:
         for key in MEANS if all(run.get(key) is not None for run in runs)
     }  # fmt: skip
     return {
-        **{key: mean(values) for key, values in columns.items()},
-        "spread": {key: stdev(values) for key, values in columns.items() if len(runs) > 1},
+        **{key: float(np.mean(values)) for key, values in columns.items()},
+        "spread": {key: float(np.std(values, ddof=1)) for key, values in columns.items() if len(runs) > 1},
         "runs": [{key: value for key, value in run.items() if key not in ("trace", "name")} for run in runs],
     }
 
@@ -90,7 +91,7 @@ def _result_table(found: Comparison, task: str, seeds: int) -> Table:
             score = _mean_and_spread([run["test_error"] for run in runs if "test_error" in run])
         figures = (_mean_and_spread([run[key] for run in runs]) for key in ("true_loss", "objective"))
         seconds = _mean_and_spread([run["cpu_seconds"] for run in runs], decimals=2)
-        sweeps = number(float(mean(run["sweeps"] for run in runs)), 3) if "sweeps" in runs[0] else "-"
+        sweeps = number(float(np.mean([run["sweeps"] for run in runs])), 3) if "sweeps" in runs[0] else "-"
         made.add_row(*cells(label, score, *figures, seconds, sweeps))
     return made
 
@@ -99,10 +100,13 @@ def _mean_and_spread(values: list[float], decimals: int | None = None) -> str:
     """Mean, and the standard deviation with as many decimals; four digits of the mean where no decimals are given."""
     if not values:
         return "-"
-    text = number(float(mean(values))) if decimals is None else f"{mean(values):.{decimals}f}"
+    middle = float(np.mean(values))
+    text = number(middle) if decimals is None else f"{middle:.{decimals}f}"
     if len(values) < 2:
         return text
-    spread = stdev(values)
+    if not np.isfinite(values).all():
+        return text
+    spread = float(np.std(values, ddof=1))
     return f"{text} ± {spread:.1e}" if "e" in text else f"{text} ± {spread:.{len(text.partition('.')[2])}f}"
 
 
@@ -117,8 +121,8 @@ def _notes(found: Comparison, goal: Goal) -> list[str]:
     for runs in searched.values():
         rates = ", ".join(f"{rate:g}" for rate in sorted({run["learning_rate"] for run in runs}))
         notes.append(
-            f"{runs[0]['name']}: {number(round(mean(run['steps'] for run in runs)))} steps; rate {rates}, chosen on a "
-            f"held-out fifth of the training data ({mean(run['search_seconds'] for run in runs):.1f} CPU s more)."
+            f"{runs[0]['name']}: {round(np.mean([run['steps'] for run in runs]))} steps; rate {rates}, chosen on a "
+            f"held-out fifth of the training data ({np.mean([run['search_seconds'] for run in runs]):.1f} CPU s more)."
         )
     if goal.seconds is not None:
         notes.append(

@@ -48,7 +48,7 @@ def _sgd(network: nn.Module, rate: float) -> torch.optim.Optimizer:
 
 GRADIENT_METHODS = {
     "adam": GradientMethod("Adam", (1e-3, 3e-3, 1e-2, 3e-2), _adam),
-    "sgd": GradientMethod("SGD", (1e-2, 3e-2, 1e-1, 3e-1), _sgd),
+    "sgd": GradientMethod("SGD", (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1), _sgd),
 }
 """Baselines by the name that the command line gives them."""
 
