@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from ..formulations.errors import UsageError
 from .certify import certify
 from .check import check
+from .compare import compare
 from .console import complain
 from .demo import demo
 from .listing import list_everything
@@ -61,6 +62,7 @@ app.command("demo")(demo)
 app.command("list")(list_everything)
 app.command("show")(show)
 app.command("train")(train)
+app.command("compare")(compare)
 app.command("report")(report)
 app.command("certify")(certify)
 app.command("check")(check)

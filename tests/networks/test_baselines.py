@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from scipy.optimize import minimize
 
 from convexblocks.formulations import UsageError
-from convexblocks.networks import linear_baseline, load_dataset, train_adam
+from convexblocks.networks import linear_baseline, load_dataset, train_adam, train_sgd
 from convexblocks.solvers import build_network, fit
 
 GENERATOR = np.random.default_rng(0)
@@ -54,13 +56,14 @@ def test_linear_baseline_is_the_optimum_of_the_objective(problem: str, weight_de
     assert found["objective"] == pytest.approx(found["true_loss"] + found["penalty"])
 
 
+@pytest.mark.parametrize("train", [train_adam, train_sgd])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_adam_comes_near_the_optimum_of_a_convex_problem(problem: str) -> None:
+def test_gradients_come_near_the_optimum_of_a_convex_problem(
+    problem: str, train: Callable[..., dict[str, Any]]
+) -> None:
     (y, outputs), loss = PROBLEMS[problem], problem.split(",")[0]
     optimum = linear_baseline((X, y), loss=loss, weight_decay=0.3, outputs=outputs)["objective"]
-    found = train_adam(
-        linear_network(outputs), (X, y), loss=loss, weight_decay=0.3, steps=1000, learning_rates=(0.03,)
-    )
+    found = train(linear_network(outputs), (X, y), loss=loss, weight_decay=0.3, steps=1000, learning_rates=(0.03,))
     assert optimum * (1 - 1e-4) <= found["objective"] <= optimum * 1.02
 
 
@@ -79,11 +82,12 @@ def test_without_weight_decay() -> None:
     assert found["penalty"] == 0.0
 
 
-def test_adam_is_deterministic_and_leaves_the_global_generator_alone() -> None:
+@pytest.mark.parametrize("train", [train_adam, train_sgd])
+def test_training_is_deterministic_and_leaves_the_global_generator_alone(train: Callable[..., dict[str, Any]]) -> None:
     def once() -> dict[str, Any]:
         network = build_network((3, 4, 3), "relu", random_state=0)
-        found = train_adam(network, (X, LABELS), loss="softmax_cross_entropy", steps=40, batch_size=8, random_state=1)
-        return {key: value for key, value in found.items() if key != "cpu_seconds"}
+        found = train(network, (X, LABELS), loss="softmax_cross_entropy", steps=40, batch_size=8, random_state=1)
+        return {key: value for key, value in found.items() if not key.endswith("seconds")}
 
     before = torch.get_rng_state()
     assert once() == once()
@@ -112,3 +116,29 @@ def test_unfit_data_are_refused() -> None:
         train_adam(linear_network(2), (X, LABELS), loss="softmax_cross_entropy")
     with pytest.raises(UsageError, match="expected 0 to 1"):
         linear_baseline((X, LABELS), loss="logistic", outputs=1)
+
+
+def test_the_trace_is_that_of_the_training_and_changes_nothing() -> None:
+    settings: dict[str, Any] = {"loss": "softmax_cross_entropy", "steps": 50, "learning_rates": (0.01,)}
+    plain, traced = (build_network((3, 4, 3), "tanh", random_state=0) for _ in range(2))
+    quiet = train_sgd(plain, (X, LABELS), **settings)
+    found = train_sgd(traced, (X, LABELS), validation=(X, LABELS), measurements=10, **settings)
+    assert "trace" not in quiet
+    assert found["objective"] == quiet["objective"]
+    assert [point["steps"] for point in found["trace"]] == list(range(0, 51, 5))
+    assert found["trace"][0]["cpu_seconds"] < 1e-3
+    assert found["trace"][-1] == found["trace"][-1] | {key: found[key] for key in ("objective", "test_accuracy")}
+    assert all(before["cpu_seconds"] <= after["cpu_seconds"] for before, after in pairwise(found["trace"]))
+
+
+def test_as_many_steps_as_fit_into_the_seconds() -> None:
+    def trained(seconds: float) -> dict[str, Any]:
+        network = build_network((3, 4, 3), "relu", random_state=0)
+        return train_sgd(network, (X, LABELS), loss="softmax_cross_entropy", seconds=seconds, learning_rates=(0.01,))
+
+    short, long = trained(0.05), trained(0.4)
+    assert 2 * short["steps"] < long["steps"]
+    assert 0.1 < long["cpu_seconds"] < 2.0
+    assert long["search_seconds"] < 0.01
+    with pytest.raises(UsageError, match="seconds"):
+        trained(-1.0)
