@@ -2,5 +2,18 @@
 
 from .baselines import linear_baseline, train_adam
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
+from .graph import GraphConvolution, graph_network, normalized_adjacency
+from .lenet import lenet5
 
-__all__ = ["BUILT_IN", "FROM_FOLDER", "Dataset", "linear_baseline", "load_dataset", "train_adam"]
+__all__ = [
+    "BUILT_IN",
+    "FROM_FOLDER",
+    "Dataset",
+    "GraphConvolution",
+    "graph_network",
+    "lenet5",
+    "linear_baseline",
+    "load_dataset",
+    "normalized_adjacency",
+    "train_adam",
+]

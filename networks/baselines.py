@@ -19,13 +19,14 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from torch import Tensor, nn
 
 from ..formulations.losses import Loss, find_loss
-from ..solvers.layered import LayeredNetwork, read_network
+from ..solvers.layered import LayeredNetwork, check_passage, read_network
 from ..solvers.training_data import TrainingData, prepare, prepare_validation
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 HELD_OUT = 0.2
 STEPS, EPOCHS = 3000, 20
 LINEAR_ITERATIONS = 200
+MEASURED_AT_ONCE = 5000
 
 Data = tuple[Any, Any]
 
@@ -79,21 +80,24 @@ def train_adam(
     UsageError
         If the network or the data cannot be used.
     """
-    layered, found = read_network(network), find_loss(loss)
-    checked = prepare(data, layered.widths, layered.device, loss=found, task=None)
-    tested = None if validation is None else prepare_validation(validation, layered.widths, layered.device, found)
+    layered, found = read_network(network, dense=False), find_loss(loss)
+    widths, device, shape = layered.widths, layered.device, layered.input_shape
+    checked = prepare(data, widths, device, loss=found, task=None, shape=shape)
+    tested = None if validation is None else prepare_validation(validation, widths, device, found, shape=shape)
+    check_passage(network, checked.inputs, widths[-1])
     X, y = checked.inputs.to(layered.dtype), checked.targets.to(layered.dtype)
     samples = len(X)
+    decay = weight_decay / checked.samples
     steps = max(STEPS, EPOCHS * math.ceil(samples / batch_size)) if steps is None else steps
     began = time.process_time()
     rate = learning_rates[0]
     if len(learning_rates) > 1 and samples > 1:
         rate = _choose_rate(network, X, y, found, weight_decay, learning_rates, steps // 4, batch_size, random_state)
-    _descend(network, X, y, found, weight_decay / samples, rate, steps, batch_size, random_state)
+    _descend(network, X, y, found, decay, rate, steps, batch_size, random_state)
     seconds = time.process_time() - began
     with torch.no_grad():
-        test_output = None if tested is None else network(tested.inputs.to(X))
-        figures = _figures(network(X).double(), test_output, checked, tested)
+        test_output = None if tested is None else _output(network, tested.inputs.to(X))
+        figures = _figures(_output(network, X).double(), test_output, checked, tested)
     candidates = ", ".join(f"{rate:g}" for rate in learning_rates)
     return {
         "name": "Adam",
@@ -198,7 +202,7 @@ def _descend(
     random_state: int,
 ) -> None:  # fmt: skip
     """Adam on the objective divided by the number of samples; `decay` is the weight decay divided likewise."""
-    weights = [linear.weight for linear in read_network(network).linears]
+    weights = [layer.weight for layer in read_network(network, dense=False).maps]
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
     generator = torch.Generator().manual_seed(random_state)
@@ -208,16 +212,24 @@ def _descend(
             batches = list(torch.randperm(len(X), generator=generator).to(X.device).split(batch_size))
         rows = batches.pop()
         optimizer.zero_grad()
-        value = loss.values(network(X[rows]), y[rows]).mean() + decay / 2 * sum((w**2).sum() for w in weights)
+        values = loss.values(network(X[rows]), y[rows])
+        # Nodes of a graph that are not in the loss have NaN as target.
+        value = (values[~values.isnan()] if values.ndim > 1 else values).mean() + decay / 2 * sum((w**2).sum() for w in weights)
         value.backward()
         optimizer.step()
         schedule.step()
 
 
+def _output(network: nn.Module, inputs: Tensor) -> Tensor:
+    # In parts: the pictures between the layers of all samples at once would take much memory.
+    return torch.cat([network(part) for part in inputs.split(MEASURED_AT_ONCE)])
+
+
 def _figures(
     output: Tensor, test_output: Tensor | None, checked: TrainingData, tested: TrainingData | None
 ) -> dict[str, float]:
-    figures = {"true_loss": float(checked.loss.values(output, checked.targets).sum())}
+    values = checked.loss.values(checked.in_loss(output), checked.in_loss(checked.targets))
+    figures = {"true_loss": float(values.sum())}
     figures |= {f"train_{name}": value for name, value in checked.score(output).items()}
     if tested is not None and test_output is not None:
         figures |= {f"test_{name}": value for name, value in tested.score(test_output).items()}
@@ -230,4 +242,4 @@ def _with_penalty(figures: dict[str, float], penalty: float) -> dict[str, float]
 
 
 def _penalty(layered: LayeredNetwork, weight_decay: float) -> float:
-    return weight_decay / 2 * sum(float((linear.weight.detach().double() ** 2).sum()) for linear in layered.linears)
+    return weight_decay / 2 * sum(float((layer.weight.detach().double() ** 2).sum()) for layer in layered.maps)

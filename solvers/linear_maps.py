@@ -12,8 +12,8 @@ where rows(x) is a fixed linear map of what arrives at the layer, and W has one 
     graph convolution    A x, one row for each node                         W (units, inputs)
 
 so that the weight block of any layer is that of a dense layer on these rows, those of all samples one below another.
-The fixed operations before a layer (average pooling, a change of shape) are linear and have no weights: they stand between
-the activations below and what arrives.
+The fixed operations before a layer (average pooling, a change of shape) are linear and have no weights: they stand
+between the activations below and what arrives.
 
 A map is applied, and its adjoint, without making the rows; they are made where a block is solved, and where their Gram
 matrix is due.
