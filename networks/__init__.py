@@ -2,5 +2,17 @@
 
 from .baselines import linear_baseline, train_adam
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
+from .graph_data import Graph, augmented_features, load_graph, normalized_adjacency
 
-__all__ = ["BUILT_IN", "FROM_FOLDER", "Dataset", "linear_baseline", "load_dataset", "train_adam"]
+__all__ = [
+    "BUILT_IN",
+    "FROM_FOLDER",
+    "Dataset",
+    "Graph",
+    "augmented_features",
+    "linear_baseline",
+    "load_dataset",
+    "load_graph",
+    "normalized_adjacency",
+    "train_adam",
+]
