@@ -214,7 +214,8 @@ def _descend(
         optimizer.zero_grad()
         values = loss.values(network(X[rows]), y[rows])
         # Nodes of a graph that are not in the loss have NaN as target.
-        value = (values[~values.isnan()] if values.ndim > 1 else values).mean() + decay / 2 * sum((w**2).sum() for w in weights)
+        mean = (values if values.ndim == 1 else values[~values.isnan()]).mean()
+        value = mean + decay / 2 * sum((w**2).sum() for w in weights)
         value.backward()
         optimizer.step()
         schedule.step()

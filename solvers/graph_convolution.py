@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +37,9 @@ class GraphConvolution(nn.Module):
     ----------
     in_features, out_features : int
         Features of a node that are read and made.
-    adjacency : Tensor
-        The fixed matrix A, shape (nodes, nodes), dense or sparse; see `normalized_adjacency`. It is a buffer: it
-        follows the module to a device, and it is not among the weights that are saved.
+    adjacency : matrix, shape (nodes, nodes)
+        The fixed matrix A, of torch, scipy or numpy, dense or sparse; see `normalized_adjacency`. It becomes a buffer:
+        it follows the module to a device, and it is not among the weights that are saved.
     bias : bool
         Whether there is a bias.
     dtype : torch.dtype, optional
@@ -52,7 +54,7 @@ class GraphConvolution(nn.Module):
     adjacency: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, adjacency: Tensor, *, bias: bool = True,
+        self, in_features: int, out_features: int, adjacency: Any, *, bias: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -73,16 +75,20 @@ class GraphConvolution(nn.Module):
 
 
 def _checked(adjacency: Any) -> Tensor:
-    if not isinstance(adjacency, Tensor) or adjacency.ndim != 2 or adjacency.shape[0] != adjacency.shape[1]:
-        seen = f"shape {tuple(adjacency.shape)}" if isinstance(adjacency, Tensor) else f"type {type(adjacency)}"
+    """The matrix as a tensor, dense or sparse (COO)."""
+    if sp.issparse(adjacency):
+        entries = sp.coo_array(adjacency)
+        places = torch.as_tensor(np.stack(entries.coords).astype(np.int64))
+        matrix = torch.sparse_coo_tensor(places, torch.as_tensor(entries.data), entries.shape, check_invariants=True)
+    else:
+        matrix = torch.as_tensor(adjacency)
+        matrix = matrix if matrix.layout in (torch.strided, torch.sparse_coo) else matrix.to_sparse_coo()
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise UsageError(
-            f"the adjacency has {seen}; expected a square torch matrix (nodes, nodes): make it from the edges with "
-            "normalized_adjacency."
+            f"the adjacency has shape {tuple(matrix.shape)}; expected a square matrix (nodes, nodes): make it from the "
+            "edges with normalized_adjacency."
         )
-    if adjacency.layout not in (torch.strided, torch.sparse_coo):
-        adjacency = adjacency.to_sparse_coo()
-    adjacency = adjacency.coalesce() if adjacency.is_sparse else adjacency
-    values = adjacency.values() if adjacency.is_sparse else adjacency
-    if not bool(values.isfinite().all()):
+    matrix = matrix.coalesce() if matrix.is_sparse else matrix
+    if not bool((matrix.values() if matrix.is_sparse else matrix).isfinite().all()):
         raise UsageError("the adjacency holds values that are NaN or infinite; expected finite numbers.")
-    return adjacency
+    return matrix
