@@ -212,10 +212,12 @@ def _descend(
             batches = list(torch.randperm(len(X), generator=generator).to(X.device).split(batch_size))
         rows = batches.pop()
         optimizer.zero_grad()
-        values = loss.values(network(X[rows]), y[rows])
-        # Nodes of a graph that are not in the loss have NaN as target.
-        mean = (values if values.ndim == 1 else values[~values.isnan()]).mean()
-        value = mean + decay / 2 * sum((w**2).sum() for w in weights)
+        output, wanted = network(X[rows]), y[rows]
+        if wanted.ndim == 3:
+            # Nodes of a graph that are not in the loss have NaN as targets.
+            known = ~wanted.isnan().any(-1)
+            output, wanted = output[known], wanted[known]
+        value = loss.values(output, wanted).mean() + decay / 2 * sum((w**2).sum() for w in weights)
         value.backward()
         optimizer.step()
         schedule.step()
