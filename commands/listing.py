@@ -41,7 +41,8 @@ HEADINGS = {
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Everything that has a name, as plain data."""
     # Importing these brings torch and scikit-learn.
-    from ..networks.datasets import BUILT_IN, FOLDER_VARIABLE, FROM_FOLDER
+    from ..networks.data_files import FOLDER_VARIABLE
+    from ..networks.datasets import BUILT_IN, FROM_FOLDER
 
     folder = f"--data-dir or {FOLDER_VARIABLE}"
     blocks = {name: block() for name, block in SUBPROBLEMS.items()}

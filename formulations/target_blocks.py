@@ -108,37 +108,15 @@ def require_lipschitz(activations: tuple[Activation, ...]) -> None:
             )
 
 
-def layer_slopes(
-    architecture: Architecture, weights: list[Array], biases: list[Array], inputs: Array, targets: Array
-) -> tuple[list[Array], list[Array], list[Array]]:
-    """Forward and backward pass of a batch.
-
-    Returns
-    -------
-    inputs, pre_activations, slopes : lists of arrays
-        For each layer what it reads, u_l, and G_l = dloss/du_l of every sample, not divided by their number.
-    """
-    below, pre_activations = [inputs], []
-    for place, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        pre_activations.append(below[-1] @ weight.T + bias)
-        if place < architecture.hidden:
-            below.append(architecture.activations[place].phi(pre_activations[-1]))
-    slope = architecture.loss.gradient(pre_activations[-1], targets)
-    slopes = [slope]
-    for place in range(architecture.hidden - 1, -1, -1):
-        slope = architecture.activations[place].jacobian(pre_activations[place])(slope @ weights[place + 1])
-        slopes.insert(0, slope)
-    return below, pre_activations, slopes
-
-
 def explicit_target(phi: Activation, pre_activations: Array, slopes: Array) -> Array:
     """The target v = phi(u) - G of a layer; outside the range of phi the proximal term still bounds the block."""
     return phi.phi(pre_activations) - slopes
 
 
 def target_block(
-    architecture: Architecture, layer: int, *, batch: int, samples: int, proximity: float
-) -> FenchelWeight:
+    architecture: Architecture, layer: int, *, batch: float, samples: int, proximity: float,
+    rows: int | None = None, inputs: int | None = None,
+) -> FenchelWeight:  # fmt: skip
     """The convex program of a layer on a mini-batch.
 
     Parameters
@@ -149,6 +127,9 @@ def target_block(
         Layer 1, 2, ..., L; L is the output.
     batch, samples : int
         Samples of the mini-batch, and of all training data (which share the weight decay).
+    rows, inputs : int, optional
+        Rows that the weights multiply and their length; by default, as in a dense layer, the samples of the batch and
+        the width below.
     proximity : float
         Factor of the proximal term itself.
 
@@ -163,7 +144,8 @@ def target_block(
     of_output = layer == architecture.layers
     loss: Loss | None = architecture.loss if of_output else None
     return FenchelWeight(
-        samples=batch, inputs=architecture.widths[layer - 1], units=architecture.widths[layer],
+        samples=int(batch) if rows is None else rows,
+        inputs=architecture.widths[layer - 1] if inputs is None else inputs, units=architecture.widths[layer],
         activation=architecture.loss.activation if of_output else architecture.activations[layer - 1], loss=loss,
         multiplier=1 / batch, weight_decay=architecture.weight_decay / samples, proximity=proximity,
         bias=architecture.biases[layer - 1],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from ..formulations.errors import UsageError
+
+FOLDER_VARIABLE = "CONVEXBLOCKS_DATA"
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -36,12 +39,31 @@ def read_file(path: Path) -> tuple[Arrays, Arrays | None]:
         raise UsageError(f"the data {str(path)!r} cannot be read: {seen}; expected an .npz or .csv file: see the path.")
     if path.suffix.lower() == ".csv":
         return _read_csv(path), None
-    arrays = _read_npz(path)
-    _require_arrays(path, arrays, ("X", "y"))
+    arrays = read_arrays(path)
+    require_arrays(path, arrays, ("X", "y"))
     if not {"X_test", "y_test"} & set(arrays):
         return (arrays["X"], arrays["y"]), None
-    _require_arrays(path, arrays, ("X_test", "y_test"))
+    require_arrays(path, arrays, ("X_test", "y_test"))
     return (arrays["X"], arrays["y"]), (arrays["X_test"], arrays["y_test"])
+
+
+def find_in_folder(name: str, data_dir: str | Path | None) -> Path:
+    """The file of a data set in the folder that is given, or that ``CONVEXBLOCKS_DATA`` names.
+
+    Raises
+    ------
+    UsageError
+        If no folder is named, or it holds no such file.
+    """
+    folder = data_dir if data_dir is not None else os.environ.get(FOLDER_VARIABLE)
+    how = f"give the folder that holds {name}.npz with --data-dir, or in the environment variable {FOLDER_VARIABLE}"
+    if not folder:
+        raise UsageError(f"{name!r} is read from a folder, and none is named: {how}.")
+    path = Path(folder) / f"{name}.npz"
+    if not path.is_file():
+        seen = "has no such file" if Path(folder).is_dir() else "does not exist"
+        raise UsageError(f"{name!r} is expected in {str(path)!r}, but that folder {seen}: {how}.")
+    return path
 
 
 def read_image_file(path: Path) -> tuple[Arrays, Arrays]:
@@ -57,14 +79,21 @@ def read_image_file(path: Path) -> tuple[Arrays, Arrays]:
     UsageError
         If an array is missing.
     """
-    arrays = _read_npz(path)
+    arrays = read_arrays(path)
     names = ("x_train", "y_train", "x_test", "y_test")
-    _require_arrays(path, arrays, names)
+    require_arrays(path, arrays, names)
     x_train, y_train, x_test, y_test = (arrays[name] for name in names)
     return (x_train.reshape(len(x_train), -1), y_train), (x_test.reshape(len(x_test), -1), y_test)
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; pickled objects are refused.
+
+    Raises
+    ------
+    UsageError
+        If the file is unreadable, damaged or holds something else.
+    """
     try:
         # Opened here because numpy leaves a damaged file open.
         with path.open("rb") as file:
@@ -83,7 +112,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _require_arrays(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
+def require_arrays(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
+    """Refuse the arrays of a file unless all names are there.
+
+    Raises
+    ------
+    UsageError
+        Naming the arrays that are missing.
+    """
     missing = [name for name in names if name not in arrays]
     if missing:
         seen = ", ".join(arrays) or "no arrays"

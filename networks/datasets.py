@@ -6,7 +6,6 @@ Features are scaled by numbers that are kept, so that a run can apply them to ne
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from ..formulations.errors import UsageError
 from ..formulations.losses import infer_task
 from ..solvers.training_data import check_inputs, check_targets
-from .data_files import read_file, read_image_file
+from .data_files import find_in_folder, read_file, read_image_file
+from .graph_data import augmented_features, load_graph
 
 BUILT_IN: dict[str, str] = {
     "digits": "1797 pictures of digits, 8 x 8 pixels, 10 classes",
@@ -34,10 +34,11 @@ BUILT_IN: dict[str, str] = {
 FROM_FOLDER: dict[str, str] = {
     "mnist": "70000 pictures of digits, 28 x 28 pixels, 10 classes",
     "fashion_mnist": "70000 pictures of clothes, 28 x 28 pixels, 10 classes",
+    "cora": "1140 papers (140 for training), 7165 features: words of 1433, smoothed over 0 to 4 citations, 7 classes",
 }
 """Data sets that are read from a folder of npz files: name -> what they are."""
 
-FOLDER_VARIABLE = "CONVEXBLOCKS_DATA"
+GRAPHS = ("cora",)
 TEST_FRACTION = 0.2
 LARGEST_PIXEL = {"digits": 16.0, "mnist": 255.0, "fashion_mnist": 255.0}
 
@@ -118,7 +119,8 @@ def load_dataset(
         Whether data without a test part of their own give up a random fifth of their samples to one (with equal shares
         of the classes). Otherwise there is no test part.
     standardize : bool
-        Whether features are scaled: pixels to [0, 1], other features to mean 0 and variance 1 over the training part.
+        Whether features are scaled: pixels to [0, 1], other features to mean 0 and variance 1 over the training part;
+        the augmented features of a graph (see graph_data.py) never.
 
     Returns
     -------
@@ -155,7 +157,8 @@ def load_dataset(
         }  # fmt: skip
     else:
         source["split"] = "none: all samples are for training"
-    scaling = _scaling(name, train[0]) if standardize else None
+    # Augmented features of a graph stay as they are: counts of words, mostly zeros.
+    scaling = _scaling(name, train[0]) if standardize and which not in GRAPHS else None
     source["features"] = "raw" if scaling is None else _scaling_in_words(name)
     if scaling is not None:
         train = (_scaled(train[0], scaling), train[1])
@@ -170,8 +173,8 @@ def _read(which: str, data_dir: str | Path | None) -> tuple[str, Arrays, Arrays 
         load: Callable[..., Any] = getattr(sklearn.datasets, f"load_{which}")
         return which, load(return_X_y=True), None, {"name": which, "from": "scikit-learn"}
     if which in FROM_FOLDER:
-        path = _in_folder(which, data_dir)
-        train, test = read_image_file(path)
+        path = find_in_folder(which, data_dir)
+        train, test = _read_graph(which, data_dir) if which in GRAPHS else read_image_file(path)
         return which, train, test, {"name": which, **_file_notes(path)}
     path = Path(which)
     if path.suffix.lower() not in (".npz", ".csv"):
@@ -183,16 +186,12 @@ def _read(which: str, data_dir: str | Path | None) -> tuple[str, Arrays, Arrays 
     return path.stem, train, own_test, {"name": path.stem, **_file_notes(path)}
 
 
-def _in_folder(name: str, data_dir: str | Path | None) -> Path:
-    folder = data_dir if data_dir is not None else os.environ.get(FOLDER_VARIABLE)
-    how = f"give the folder that holds {name}.npz with --data-dir, or in the environment variable {FOLDER_VARIABLE}"
-    if not folder:
-        raise UsageError(f"{name!r} is read from a folder, and none is named: {how}.")
-    path = Path(folder) / f"{name}.npz"
-    if not path.is_file():
-        seen = "has no such file" if Path(folder).is_dir() else "does not exist"
-        raise UsageError(f"{name!r} is expected in {str(path)!r}, but that folder {seen}: {how}.")
-    return path
+def _read_graph(name: str, data_dir: str | Path | None) -> tuple[Arrays, Arrays]:
+    """Training and test nodes of the public split, each a row of its augmented features; the others are left out."""
+    graph = load_graph(name, data_dir)
+    features = augmented_features(graph)
+    train, test = ((features[mask], graph.labels[mask]) for mask in (graph.train_mask, graph.test_mask))
+    return train, test
 
 
 def _file_notes(path: Path) -> dict[str, Any]:

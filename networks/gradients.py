@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from ..formulations.losses import Loss, find_loss
 from ..formulations.subproblem import require_positive
-from ..solvers.layered import read_network
+from ..solvers.layered import check_passage, read_network
 from ..solvers.training_data import TrainingData, prepare, prepare_validation
 
 HELD_OUT = 0.2
 STEPS, EPOCHS = 3000, 20
 PROBES, PROBE_STEPS = 3, 100
 MOMENTUM = 0.9
+MEASURED_AT_ONCE = 5000
 
 Data = tuple[Any, Any]
 
@@ -137,11 +138,13 @@ def train_by_gradients(
         If the network or the data cannot be used.
     """
     chosen = GRADIENT_METHODS[method]
-    layered, found = read_network(network), find_loss(loss)
-    checked = prepare(data, layered.widths, layered.device, loss=found, task=None)
-    tested = None if validation is None else prepare_validation(validation, layered.widths, layered.device, found)
+    layered, found = read_network(network, dense=False), find_loss(loss)
+    widths, device, shape = layered.widths, layered.device, layered.input_shape
+    checked = prepare(data, widths, device, loss=found, task=None, shape=shape)
+    tested = None if validation is None else prepare_validation(validation, widths, device, found, shape=shape)
+    check_passage(network, checked.inputs, widths[-1])
     X, y = checked.inputs.to(layered.dtype), checked.targets.to(layered.dtype)
-    job = _Job(chosen, X, y, found, weight_decay / len(X), min(batch_size, len(X)), random_state)
+    job = _Job(chosen, X, y, found, weight_decay / checked.samples, min(batch_size, len(X)), random_state)
     if seconds is not None:
         require_positive(seconds=seconds)
         steps = max(1, round(PROBE_STEPS * seconds / _probe(job, network, chosen.learning_rates[0])))
@@ -154,9 +157,9 @@ def train_by_gradients(
 
     def measure() -> dict[str, float]:
         with torch.no_grad():
-            test_output = None if tested is None else network(tested.inputs.to(X))
-            figures = figures_of(network(X).double(), test_output, checked, tested)
-        weights = [linear.weight.detach().double() for linear in layered.linears]
+            test_output = None if tested is None else _output(network, tested.inputs.to(X))
+            figures = figures_of(_output(network, X).double(), test_output, checked, tested)
+        weights = [layer.weight.detach().double() for layer in layered.maps]
         return with_penalty(figures, weight_decay / 2 * sum(float((weight**2).sum()) for weight in weights))
 
     spent, trace = job.descend(network, rate, steps, measure if measurements else None, measurements)
@@ -195,7 +198,7 @@ class _Job:
         Measurements are equally far apart, the first before any step; their time is not counted.
         """
         X, y = self.inputs, self.targets
-        weights = [linear.weight for linear in read_network(network).linears]
+        weights = [layer.weight for layer in read_network(network, dense=False).maps]
         optimizer = self.method.optimizer(network, rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
         generator = torch.Generator().manual_seed(self.random_state)
@@ -214,11 +217,25 @@ class _Job:
                 batches = list(torch.randperm(len(X), generator=generator).to(X.device).split(self.batch_size))
             rows = batches.pop()
             optimizer.zero_grad()
-            fit = self.loss.values(network(X[rows]), y[rows]).mean()
+            output, wanted = _in_loss(network(X[rows]), y[rows])
+            fit = self.loss.values(output, wanted).mean()
             (fit + self.decay / 2 * sum((weight**2).sum() for weight in weights)).backward()
             optimizer.step()
             schedule.step()
         return spent + time.process_time() - began, trace
+
+
+def _output(network: nn.Module, inputs: Tensor) -> Tensor:
+    # In parts: the pictures between the layers of all samples at once would take much memory.
+    return torch.cat([network(part) for part in inputs.split(MEASURED_AT_ONCE)])
+
+
+def _in_loss(output: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the nodes of graphs that are not in the loss: they have NaN as targets."""
+    if wanted.ndim < 3:
+        return output, wanted
+    known = ~wanted.isnan().any(-1)
+    return output[known], wanted[known]
 
 
 def _probe(job: _Job, network: nn.Module, rate: float) -> float:
@@ -237,7 +254,7 @@ def _choose_rate(job: _Job, network: nn.Module, rates: tuple[float, ...], steps:
         trial = copy.deepcopy(network)
         replace(job, inputs=X[inside], targets=y[inside]).descend(trial, rate, steps)
         with torch.no_grad():
-            value = float(job.loss.values(trial(X[outside]), y[outside]).sum())
+            value = float(job.loss.values(*_in_loss(trial(X[outside]), y[outside])).sum())
         losses[rate] = value if math.isfinite(value) else math.inf
     return min(losses, key=lambda rate: losses[rate])
 
@@ -246,7 +263,8 @@ def figures_of(
     output: Tensor, test_output: Tensor | None, checked: TrainingData, tested: TrainingData | None
 ) -> dict[str, float]:
     """Loss and scores of network outputs on the training data and, where there are some, on the test data."""
-    figures = {"true_loss": float(checked.loss.values(output, checked.targets).sum())}
+    values = checked.loss.values(checked.in_loss(output), checked.in_loss(checked.targets))
+    figures = {"true_loss": float(values.sum())}
     figures |= {f"train_{name}": value for name, value in checked.score(output).items()}
     if tested is not None and test_output is not None:
         figures |= {f"test_{name}": value for name, value in tested.score(test_output).items()}

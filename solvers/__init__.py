@@ -2,6 +2,7 @@
 
 from .agreement import Agreement, agree
 from .batch import ENGINES, solve
+from .batch_norm import fold_batch_norm
 from .conic_engines import CONIC_ENGINES
 from .coordinator import fit
 from .history import History
@@ -28,6 +29,7 @@ __all__ = [
     "fit",
     "fit_method",
     "fit_targets",
+    "fold_batch_norm",
     "load",
     "solve",
     "solve_problem",

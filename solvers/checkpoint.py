@@ -4,6 +4,8 @@
     history.jsonl         one record a sweep
     audits.jsonl          comparisons with Clarabel
     network.safetensors   the trained network: weights of the linear maps "0.weight", "0.bias", "2.weight", ...
+                          (of a network that is not dense: named by the places of its layers in run.json)
+    graph.npz             the matrix of graph convolutions, where there are some
     weights/0007.safetensors      the same after sweep 7 (0000: before training)
     data.npz              the training data as the network saw them (left out above 64 MB)
 
@@ -31,6 +33,7 @@ from torch import Tensor, nn
 
 from ..formulations.errors import UsageError
 from .history import History, finite, to_line
+from .layer_files import GRAPH_FILE, build_layers, layer_places, load_graph_matrix, save_graph
 from .layered import activation_module, read_network
 from .training_data import TrainingData
 
@@ -68,7 +71,7 @@ class RunWriter:
         # Copied from the device and hashed once, not after every sweep.
         self._inputs, self._targets = data.inputs.cpu().numpy(), data.plain
         self._fingerprint = fingerprint(self._inputs, self._targets)
-        self.network = read_network(network)
+        self.network = read_network(network, dense=False)
         self._sweeps_written = self._sweep = 0
         self._weights: dict[str, Tensor] = {}
         prepare_folder(self.out)
@@ -97,6 +100,8 @@ class RunWriter:
         (self.out / "weights").mkdir(exist_ok=True)
         if self._inputs.nbytes <= LARGEST_SAVED_DATA and not (self.out / "data.npz").exists():
             _replace(self.out / "data.npz", lambda path: _save_arrays(path, self._inputs, self._targets))
+        if len(self.network.input_shape) == 2 and not (self.out / GRAPH_FILE).exists():
+            _replace(self.out / GRAPH_FILE, lambda path: save_graph(path, self.network))
         for path in (self.out / "weights" / f"{self._sweep:04d}.safetensors", self.out / "network.safetensors"):
             _replace(path, lambda path: save_file(self._weights, path))
         lines = "".join(to_line(audit) + "\n" for audit in self.history.audits)
@@ -105,10 +110,12 @@ class RunWriter:
 
     def _tensors(self, weights: list[Tensor], biases: list[Tensor]) -> dict[str, Tensor]:
         tensors = {}
-        for place, (weight, bias, linear) in enumerate(zip(weights, biases, self.network.linears, strict=True)):
-            tensors[f"{2 * place}.weight"] = weight.to(self.network.dtype).cpu().contiguous()
-            if linear.bias is not None:
-                tensors[f"{2 * place}.bias"] = bias.to(self.network.dtype).cpu().contiguous()
+        places = layer_places(self.history.settings)
+        for place, weight, bias, layer in zip(places, weights, biases, self.network.maps, strict=True):
+            shaped = weight.reshape(layer.shape)
+            tensors[f"{place}.weight"] = shaped.to(self.network.dtype).cpu().contiguous()
+            if layer.bias is not None:
+                tensors[f"{place}.bias"] = bias.to(self.network.dtype).cpu().contiguous()
         return tensors
 
     def _describe(self) -> None:
@@ -202,11 +209,11 @@ class SavedRun:
         if not path.is_file():
             raise UsageError(f"the run {str(self.path)!r} has no weights after sweep {sweep} ({path.name} is missing).")
         tensors = _read_tensors(path)
-        layers = len(self.settings["widths"]) - 1
-        weights = [tensors[f"{2 * place}.weight"].double() for place in range(layers)]
+        places = layer_places(self.settings)
+        weights = [tensors[f"{place}.weight"].double().flatten(1) for place in places]
         biases = [
-            tensors.get(f"{2 * place}.bias", weights[place].new_zeros(len(weights[place]))).double()
-            for place in range(layers)
+            tensors.get(f"{place}.bias", weight.new_zeros(len(weight))).double()
+            for place, weight in zip(places, weights, strict=True)
         ]
         return weights, biases
 
@@ -264,15 +271,18 @@ def read_run(path: str | Path) -> SavedRun:
             raise ValueError(f"run.json lacks {missing}" if missing else "history.jsonl holds no sweeps")
         history = History(described["settings"], records, audits)
         history.stop_reason = described["stop_reason"]
-        module = _module(described["settings"])
+        module = _module(path, described["settings"])
         module.load_state_dict(_read_tensors(path / "network.safetensors"))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OSError) as error:
         raise UsageError(f"the run {str(path)!r} is damaged: {error}. Train it again.") from None
     return SavedRun(path, described, history, module)
 
 
-def _module(settings: dict[str, Any]) -> nn.Sequential:
+def _module(path: Path, settings: dict[str, Any]) -> nn.Sequential:
     widths, dtype = settings["widths"], getattr(torch, settings["dtype"])
+    if "layers" in settings:
+        adjacency = load_graph_matrix(path / GRAPH_FILE) if (path / GRAPH_FILE).is_file() else None
+        return build_layers(settings["layers"], dtype, adjacency)
     modules: list[nn.Module] = []
     for place, (inputs, outputs) in enumerate(pairwise(widths)):
         modules.append(nn.Linear(inputs, outputs, bias=settings["biases"][place], dtype=dtype))

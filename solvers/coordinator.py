@@ -171,7 +171,7 @@ def check_weights(network: LayeredNetwork) -> None:
     UsageError
         Naming the layer.
     """
-    trainable = [all(parameter.requires_grad for parameter in linear.parameters()) for linear in network.linears]
+    trainable = [all(parameter.requires_grad for parameter in layer.module.parameters()) for layer in network.maps]
     frozen = [place for place, free in enumerate(trainable) if not free]
     if frozen:
         raise UsageError(

@@ -1,12 +1,16 @@
 """A torch network in layered form: linear map, activation, linear map, ..., linear map.
 
-Only networks whose layers all have a Fenchel lifting are read; the rest is refused early, naming the layer.
+Only networks whose layers all have a Fenchel lifting are read; the rest is refused early, naming the layer. Methods for
+dense networks read Linear layers alone; the others read convolutions and graph convolutions too, as the linear maps
+with rows of linear_maps.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,8 @@ from ..formulations.activations import Activation, activation
 from ..formulations.errors import UsageError
 from ..formulations.formulation import Architecture
 from ..formulations.losses import Loss
+from .layer_refusals import check_fixed, check_layer, check_softmax, refusal
+from .linear_maps import FIXED, TRAINABLE, GraphMap, LinearMap, linear_map
 
 
 class CatalogueActivation(nn.Module):
@@ -98,35 +104,59 @@ def read_activation(module: nn.Module) -> Activation | None:
 class LayeredNetwork:
     """The linear maps of a network and the activations between them; the module itself stays the owner."""
 
-    linears: tuple[nn.Linear, ...]
+    maps: tuple[LinearMap, ...]
     activations: tuple[Activation, ...]
 
     @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The layers with weights, of a dense network."""
+        return tuple(cast(nn.Linear, layer.module) for layer in self.maps)
+
+    @property
     def widths(self) -> tuple[int, ...]:
-        """Inputs, hidden widths, outputs."""
-        return (self.linears[0].in_features, *(linear.out_features for linear in self.linears))
+        """Inputs, hidden widths, outputs; of convolutions the channels, of graphs the features of a node."""
+        shape = self.input_shape
+        inputs = shape[0] if None in shape else shape[-1]
+        assert inputs is not None
+        return (inputs, *(layer.units for layer in self.maps))
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of one sample: (features,); pictures (channels, height, width); graphs (nodes, features).
+
+        None where the network reads any size. What begins with Unflatten or Flatten reads flat rows of features.
+        """
+        first = self.maps[0]
+        if first.before and isinstance(first.before[0], nn.Unflatten):
+            return (prod(first.before[0].unflattened_size),)
+        if isinstance(first.module, nn.Conv2d):
+            return (first.module.in_channels, None, None)
+        graphs = [layer.mixing for layer in self.maps if isinstance(layer, GraphMap)]
+        if graphs:
+            return (len(graphs[0]), first.inputs)
+        return (first.inputs,)
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the network's weights."""
-        return self.linears[0].weight.dtype
+        return self.maps[0].weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the network's weights are; the blocks are solved there."""
-        return self.linears[0].weight.device
+        return self.maps[0].weight.device
 
     def architecture(self, loss: Loss, weight_decay: float) -> Architecture:
         """The shape of the training problem."""
-        biases = tuple(linear.bias is not None for linear in self.linears)
+        biases = tuple(layer.bias is not None for layer in self.maps)
         return Architecture(self.widths, self.activations, biases, loss, weight_decay)
 
     def parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Copies of weights and biases in float64; zeros where a layer has no bias."""
-        weights = [linear.weight.detach().double().clone() for linear in self.linears]
+        """Copies in float64: weights as matrices (units, inputs of a row), and biases, zero where there are none."""
+        weights = [layer.weight.detach().double().clone() for layer in self.maps]
         biases = [
-            weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach().double().clone()
-            for weight, linear in zip(weights, self.linears, strict=True)
+            weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().clone()
+            for weight, layer in zip(weights, self.maps, strict=True)
         ]
         return weights, biases
 
@@ -137,16 +167,24 @@ class LayeredNetwork:
     def write(self, weights: list[Tensor], biases: list[Tensor]) -> None:
         """Put weights and biases into the network."""
         with torch.no_grad():
-            for linear, weight, bias in zip(self.linears, weights, biases, strict=True):
-                linear.weight.copy_(weight)
-                if linear.bias is not None:
-                    linear.bias.copy_(bias)
+            for layer, weight, bias in zip(self.maps, weights, biases, strict=True):
+                layer.weight.copy_(weight)
+                if layer.bias is not None:
+                    layer.bias.copy_(bias)
 
 
-def read_network(network: nn.Module) -> LayeredNetwork:
-    """Read an `nn.Sequential` of Linear layers and known activations.
+def read_network(network: nn.Module, *, dense: bool = True) -> LayeredNetwork:
+    """Read an `nn.Sequential` of layers with weights and known activations.
 
-    Two Linear layers in a row have the identity between them.
+    Two layers with weights in a row have the identity between them.
+
+    Parameters
+    ----------
+    network : torch.nn.Sequential
+        The network.
+    dense : bool
+        Whether Linear layers alone are read. Otherwise also Conv2d, GraphConvolution, and between an activation and the
+        next layer AvgPool2d, Flatten and Unflatten.
 
     Raises
     ------
@@ -158,26 +196,33 @@ def read_network(network: nn.Module) -> LayeredNetwork:
             f"the network is a {type(network).__name__}; expected torch.nn.Sequential: Linear layers and activations. "
             "Wrap the layers: torch.nn.Sequential(torch.nn.Linear(...), torch.nn.ReLU(), torch.nn.Linear(...))."
         )
-    linears: list[nn.Linear] = []
+    maps: list[LinearMap] = []
     activations: list[Activation] = []
+    fixed: list[nn.Module] = []
     for place, module in enumerate(network):
-        if isinstance(module, nn.Linear):
-            if len(linears) > len(activations):
+        if isinstance(module, nn.Linear) or (not dense and isinstance(module, TRAINABLE)):
+            if len(maps) > len(activations):
                 activations.append(activation("identity"))
-            _check_linear(place, module, linears)
-            linears.append(module)
+            check_layer(place, module, maps)
+            maps.append(linear_map(module, tuple(fixed)))
+            fixed.clear()
+            continue
+        if not dense and isinstance(module, FIXED):
+            check_fixed(place, module)
+            fixed.append(module)
             continue
         row = read_activation(module)
-        if row is None or len(activations) == len(linears):
-            raise UsageError(_refusal(place, module, row))
+        if row is None or len(activations) == len(maps) or fixed:
+            raise UsageError(refusal(place, module, row, dense=dense, fixed=fixed))
         activations.append(row)
-    if not linears or len(activations) == len(linears):
-        seen = "has no Linear layer" if not linears else f"ends with {network[-1]}"
+    if not maps or len(activations) == len(maps) or fixed:
+        seen = "has no Linear layer" if not maps else f"ends with {network[-1]}"
         raise UsageError(
             f"the network {seen}; expected a Linear layer at the end, whose outputs the loss reads directly "
             "(cross-entropy includes its softmax): remove what follows the last Linear layer."
         )
-    return LayeredNetwork(tuple(linears), tuple(activations))
+    check_softmax(maps, activations)
+    return LayeredNetwork(tuple(maps), tuple(activations))
 
 
 def build_network(
@@ -212,35 +257,35 @@ def build_network(
     return nn.Sequential(*modules[:-1])
 
 
-def _check_linear(place: int, module: nn.Linear, before: list[nn.Linear]) -> None:
-    if "weight" not in module._parameters:
-        raise UsageError(
-            f"the weights of layer {place} ({module}) are computed from other parameters (a parametrization); expected "
-            "plain weights: remove it with torch.nn.utils.parametrize.remove_parametrizations."
-        )
-    if any(module.weight is other.weight for other in before):
-        raise UsageError(
-            f"layer {place} ({module}) shares its weights with an earlier layer; expected weights of its own for each "
-            "layer, because each is a block: make a separate Linear layer."
-        )
-    if before and before[-1].out_features != module.in_features:
-        raise UsageError(
-            f"layer {place} reads {module.in_features} inputs, but the layer before it has "
-            f"{before[-1].out_features} outputs; make them equal."
-        )
-    if before and (module.weight.dtype, module.weight.device) != (before[0].weight.dtype, before[0].weight.device):
-        raise UsageError(f"layer {place} differs from the first one in dtype or device; move the network as a whole.")
+def check_passage(network: nn.Module, inputs: Tensor, outputs: int) -> None:
+    """Refuse data that do not pass through a network to one row of outputs for each sample or node.
 
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A network that `read_network` has read.
+    inputs : Tensor
+        The data; the first sample is passed.
+    outputs : int
+        Outputs of the last layer.
 
-def _refusal(place: int, module: nn.Module, row: Activation | None) -> str:
-    if row is not None:
-        return (
-            f"layer {place} ({module}) does not follow a Linear layer; expected Linear layers with one activation "
-            "between each two: remove it."
+    Raises
+    ------
+    UsageError
+        With torch's own words where a layer cannot read what comes.
+    """
+    sample = inputs[:1].to(next(network.parameters()).dtype)
+    try:
+        with torch.no_grad():
+            made = tuple(network(sample).shape)
+    except RuntimeError as error:
+        raise UsageError(
+            f"the network cannot read samples of shape {tuple(sample.shape[1:])}: {error}; change the sizes of its "
+            "layers or the data."
+        ) from None
+    wanted = (*sample.shape[:-1], outputs) if sample.ndim == 3 else (1, outputs)
+    if made != wanted:
+        raise UsageError(
+            f"the network makes an array of shape {made[1:]} of one sample; expected {wanted[1:]}, which the loss "
+            "reads: flatten the pictures before a last Linear layer."
         )
-    return (
-        f"layer {place} ({module}) cannot be trained by convex blocks. Supported: Linear, Identity, ReLU, LeakyReLU "
-        "(slope in (0, 1]), ReLU6, Hardtanh(-1, 1), Hardtanh(0, c), Softshrink, Sigmoid, Tanh, Softmax(dim=-1), "
-        "ELU(1), Softsign, CatalogueActivation('arctan' | 'probit' | 'exponential'). Activations that are not "
-        "monotone (GELU, SiLU) have no Fenchel lifting: replace or remove the layer."
-    )

@@ -131,11 +131,11 @@ class Run:
         UsageError
             If X is no finite numbers or has another number of features.
         """
-        inputs = check_inputs(X, features=self.settings["widths"][0])
+        layered = read_network(self.module, dense=False)
+        inputs = check_inputs(X, features=self.settings["widths"][0], shape=layered.input_shape)
         scaling = self.notes.get("scaling")
         if scaling:
             inputs = (inputs - np.asarray(scaling["shift"])) / np.asarray(scaling["scale"])
-        layered = read_network(self.module)
         with torch.no_grad():
             output = self.module(torch.as_tensor(inputs, dtype=layered.dtype, device=layered.device))
         loss = find_loss(self.settings["loss"])

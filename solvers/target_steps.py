@@ -8,19 +8,25 @@ are not finite are noticed after the sweep. Only exact solves of the blocks, on 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..formulations.formulation import Architecture
-from ..formulations.target_blocks import TargetBlocks, explicit_target, layer_slopes, target_block
+from ..formulations.target_blocks import TargetBlocks, explicit_target, target_block
 from .batch import solve
+from .graph_reach import restrict
+from .layer_pass import LayerPass, layer_pass
 from .layered import LayeredNetwork
+from .linear_maps import LinearMap
 from .training_data import TrainingData
+from .whitening import Whitening, whiten
 
 NEWEST_SHARE = 0.1
-GRAM_SAMPLES = 5000
+GRAM_INPUTS = 5000
+EIGENVECTORS = 10
+"""Cost of a whitening, in products of all its columns with a matrix of as many."""
 EXACT_TOLERANCE = 1e-8
 
 
@@ -39,23 +45,41 @@ class Layer:
         """A view without the bias."""
         return self.packed[:, :-1] if self.bias else self.packed
 
+    @property
+    def offset(self) -> Tensor:
+        """The bias; zeros where there is none."""
+        return self.packed[:, -1] if self.bias else self.packed.new_zeros(len(self.packed))
+
 
 @dataclass
 class Training:
-    """What a run carries from step to step."""
+    """What a run carries from step to step.
+
+    `maps` read `inputs`: those of the network, but that what is fixed before the first weights is already done, and
+    that of a graph only the nodes are left that the loss depends on. `per_input` are the samples (terms of the loss)
+    of an entry of `inputs`: 1, or the labelled nodes of a graph.
+    """
 
     network: LayeredNetwork
+    maps: list[LinearMap]
     architecture: Architecture
     method: TargetBlocks
     inputs: Tensor
     targets: Tensor
     layers: list[Layer]
+    samples: int
     batch_size: int
     sweeps: int
-    preconditioned: Tensor | None = None
+    gaps: bool = False
+    whitening: Whitening | None = None
     shortening: float = 1.0
     done: int = 0
     grams: int = 0
+
+    @property
+    def per_input(self) -> float:
+        """Terms of the loss for each entry of the inputs."""
+        return self.samples / len(self.inputs)
 
     @property
     def steps_of_a_sweep(self) -> int:
@@ -67,14 +91,24 @@ class Training:
         return [weight.clone() for weight in self.weights()], [bias.clone() for bias in self.biases()]
 
     def weights(self) -> list[Tensor]:
-        """Views of the weights of every layer."""
-        return [layer.weight for layer in self.layers]
+        """The weights of every layer, in the coordinates of the network."""
+        return [layer.weight for layer in self._deployed()]
 
     def biases(self) -> list[Tensor]:
         """The biases of every layer; zeros where it has none."""
-        return [
-            layer.packed[:, -1] if layer.bias else layer.packed.new_zeros(len(layer.packed)) for layer in self.layers
-        ]
+        return [layer.offset for layer in self._deployed()]
+
+    def _deployed(self) -> list[Layer]:
+        if self.whitening is None:
+            return self.layers
+        first = self.layers[0]
+        bias = self.architecture.biases[0]
+        return [replace(first, packed=self.whitening.restore(first.packed), bias=bias), *self.layers[1:]]
+
+    def gradient(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Gradient of the loss of every sample in the network's output; zero where a node has no target."""
+        gradient: Tensor = self.architecture.loss.gradient(output, targets)
+        return gradient.where(~targets.isnan(), 0.0) if self.gaps else gradient
 
 
 def start_training(
@@ -87,20 +121,42 @@ def start_training(
         packed = (torch.cat([weight, bias[:, None]], 1) if has_bias else weight).to(network.dtype)
         square = packed.new_zeros(packed.shape[1], packed.shape[1])
         layers.append(Layer(packed, torch.zeros_like(packed), square, square.clone(), has_bias))
-    inputs, targets = data.inputs.to(network.dtype), data.targets.to(network.dtype)
-    return Training(network, architecture, method, inputs, targets, layers, batch_size, sweeps)
+    maps = list(network.maps)
+    inputs, targets, gaps = data.inputs.to(network.dtype), data.targets.to(network.dtype), False
+    if data.labelled is not None:
+        maps, inputs, targets = restrict(maps, inputs, targets, data.labelled)
+        gaps = bool(targets.isnan().any())
+    # What is fixed before the first weights is done once.
+    maps[0], inputs = maps[0].settled(inputs)
+    return Training(
+        network, maps, architecture, method, inputs, targets, layers, data.samples, batch_size, sweeps, gaps=gaps
+    )  # fmt: skip
 
 
 def prepare_first_layer(training: Training, generator: torch.Generator) -> None:
-    """Invert the Hessian of the first layer, whose inputs never change; multiply them by it where that pays."""
+    """Invert the Hessian of the first layer, whose inputs never change; whiten them where that pays."""
     layer, inputs = training.layers[0], training.inputs
-    rows = torch.randperm(len(inputs), generator=generator)[:GRAM_SAMPLES].to(inputs.device)
-    layer.gram = _gram(layer, inputs[rows])
-    layer.inverse = _inverse(training, layer)
-    # One product of all samples against one of the gradient in every step: units * steps_of_a_sweep * sweeps of them.
-    pays = len(layer.packed) * training.steps_of_a_sweep * training.sweeps > len(inputs)
-    if pays and not training.architecture.weight_decay:
-        training.preconditioned = _columns(layer, inputs) @ layer.inverse
+    chosen = torch.randperm(len(inputs), generator=generator)[:GRAM_INPUTS].to(inputs.device)
+    parts = chosen.split(training.batch_size)
+    for rows in parts:
+        layer.gram += _gram(training, 0, inputs[rows]) * (len(rows) / len(chosen))
+    if not _whitening_pays(training):
+        layer.inverse = _inverse(training, layer)
+        return
+    decay = training.architecture.weight_decay / training.samples
+    training.whitening = whiten(_hessian(training, layer), decay, bias=layer.bias)
+    training.inputs = training.whitening.inputs(_columns(layer, inputs))
+    layer.packed, layer.bias = training.whitening.weights(layer.packed), False
+
+
+def _whitening_pays(training: Training) -> bool:
+    """Whether one product of all rows costs less than one of the gradient in every step, and rows are ready made."""
+    layer, inputs = training.layers[0], training.inputs
+    if type(training.maps[0]) is not LinearMap:
+        return False
+    products = len(layer.packed) * training.steps_of_a_sweep * training.sweeps
+    columns = layer.packed.shape[1]
+    return products > inputs.numel() // inputs.shape[-1] + EIGENVECTORS * columns
 
 
 def run_sweep(training: Training, generator: torch.Generator) -> None:
@@ -115,22 +171,28 @@ def run_sweep(training: Training, generator: torch.Generator) -> None:
 
 def _step(training: Training, rows: Tensor, share: float) -> None:
     """One step of every layer: towards the minimizer of its block, or of the block's majorizer."""
-    inputs, targets = training.inputs[rows], training.targets[rows]
-    passed = layer_slopes(training.architecture, training.weights(), training.biases(), inputs, targets)
-    below, _, slopes = passed
+    inputs, targets, layers = training.inputs[rows], training.targets[rows], training.layers
+    passed = layer_pass(
+        training.maps, training.architecture.activations, lambda output: training.gradient(output, targets),
+        [layer.weight for layer in layers], [layer.offset for layer in layers], inputs,
+    )  # fmt: skip
     due = not training.grams or _factorizes(training.done, training.method.factorize_every)
     if due and not training.method.exact:
-        _factorize(training, below)
-    for place, layer in enumerate(training.layers):
+        _factorize(training, passed)
+    samples = training.per_input * len(rows)
+    for place, layer in enumerate(layers):
         layer.move.mul_(training.method.momentum)
         if training.method.exact:
-            layer.move.add_(layer.packed - _minimizer(training, place, *(arrays[place] for arrays in passed)))
-        elif place == 0 and training.preconditioned is not None:
-            layer.move.addmm_(slopes[0].T, training.preconditioned[rows], alpha=1 / len(rows))
+            layer.move.add_(layer.packed - _minimizer(training, place, passed, samples))
+        elif place == 0 and training.whitening is not None:
+            slopes, columns = training.maps[0].as_rows(passed.slopes[0]), training.maps[0].rows(inputs)
+            layer.move.addmm_(slopes.T, columns, alpha=1 / samples)
+            if training.architecture.weight_decay:
+                layer.move.addcmul_(layer.packed, training.whitening.decay)
         else:
-            layer.move.addmm_(_gradient(training, layer, below[place], slopes[place]), layer.inverse)
+            layer.move.addmm_(_gradient(training, place, passed, samples), layer.inverse)
     # All layers move together: every target was made at the weights before the step.
-    for layer in training.layers:
+    for layer in layers:
         layer.packed.sub_(layer.move, alpha=share)
 
 
@@ -139,52 +201,64 @@ def _factorizes(step: int, every: int) -> bool:
     return step % every == 0 or (step < every and step & (step - 1) == 0)
 
 
-def _gradient(training: Training, layer: Layer, inputs: Tensor, slopes: Tensor) -> Tensor:
-    """Gradient of the block at the present weights: G'X/n, and the weight decay's share."""
-    batch, samples = len(inputs), len(training.inputs)
-    gradient = slopes.T @ inputs / batch
-    gradient.add_(layer.weight, alpha=training.architecture.weight_decay / samples)
-    return torch.cat([gradient, slopes.mean(0)[:, None]], 1) if layer.bias else gradient
+def _gradient(training: Training, place: int, passed: LayerPass, samples: float) -> Tensor:
+    """Gradient of the block at the present weights: G' rows(x) / n, and the weight decay's share."""
+    layer, which = training.layers[place], training.maps[place]
+    gradient = which.gradient(passed.slopes[place], passed.arriving[place]) / samples
+    gradient.add_(layer.weight, alpha=training.architecture.weight_decay / training.samples)
+    if not layer.bias:
+        return gradient
+    return torch.cat([gradient, which.bias_gradient(passed.slopes[place])[:, None] / samples], 1)
 
 
-def _factorize(training: Training, below: list[Tensor]) -> None:
+def _factorize(training: Training, passed: LayerPass) -> None:
     """Average the Gram matrices of the layers above the first, and invert the Hessians of their majorizers."""
     training.grams += 1
-    for layer, inputs in zip(training.layers[1:], below[1:], strict=True):
-        layer.gram.lerp_(_gram(layer, inputs), max(1 / training.grams, NEWEST_SHARE))
+    for place, layer in enumerate(training.layers[1:], start=1):
+        gram = _gram(training, place, passed.arriving[place])
+        layer.gram.lerp_(gram, max(1 / training.grams, NEWEST_SHARE))
         layer.inverse = _inverse(training, layer)
 
 
-def _columns(layer: Layer, inputs: Tensor) -> Tensor:
-    return torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1) if layer.bias else inputs
+def _columns(layer: Layer, rows: Tensor) -> Tensor:
+    return torch.cat([rows, torch.ones_like(rows[..., :1])], -1) if layer.bias else rows
 
 
-def _gram(layer: Layer, inputs: Tensor) -> Tensor:
-    columns = _columns(layer, inputs)
-    return columns.T @ columns / len(columns)
+def _gram(training: Training, place: int, arriving: Tensor) -> Tensor:
+    """The Gram matrix of a batch's rows, divided by its samples."""
+    columns = _columns(training.layers[place], training.maps[place].rows(arriving))
+    return columns.T @ columns / (training.per_input * len(arriving))
 
 
-def _inverse(training: Training, layer: Layer) -> Tensor:
-    """Inverse of the Hessian of a layer's majorizer: Gram matrix, proximal term, weight decay (not of the bias)."""
+def _hessian(training: Training, layer: Layer) -> Tensor:
+    """Hessian of a layer's majorizer: Gram matrix, proximal term, weight decay (not of the bias)."""
     hessian = layer.gram.clone()
     diagonal = hessian.diagonal()
     diagonal.add_(training.method.proximity)
-    (diagonal[:-1] if layer.bias else diagonal).add_(training.architecture.weight_decay / len(training.inputs))
+    (diagonal[:-1] if layer.bias else diagonal).add_(training.architecture.weight_decay / training.samples)
+    return hessian
+
+
+def _inverse(training: Training, layer: Layer) -> Tensor:
     # Unlike `cholesky`, this does not wait for the device to say that it succeeded; where it failed, activations have
     # outgrown the precision, and NaN tells so after the sweep.
-    factor, failed = torch.linalg.cholesky_ex(hessian)
+    factor, failed = torch.linalg.cholesky_ex(_hessian(training, layer))
     return torch.cholesky_inverse(torch.where(failed == 0, factor, torch.nan))
 
 
-def _minimizer(training: Training, place: int, inputs: Tensor, pre_activations: Tensor, slopes: Tensor) -> Tensor:
+def _minimizer(training: Training, place: int, passed: LayerPass, samples: float) -> Tensor:
     """The exact solution of a layer's block, in the layout of its packed weights."""
-    layer, architecture = training.layers[place], training.architecture
-    sizes = {"batch": len(inputs), "samples": len(training.inputs)}
-    block = target_block(architecture, place + 1, proximity=training.method.proximity, **sizes)
-    target = explicit_target(block.activation, pre_activations, slopes)
+    layer, which, architecture = training.layers[place], training.maps[place], training.architecture
+    rows = which.rows(passed.arriving[place])
+    block = target_block(
+        architecture, place + 1, batch=samples, samples=training.samples, proximity=training.method.proximity,
+        rows=len(rows), inputs=rows.shape[1],
+    )  # fmt: skip
+    slopes = which.as_rows(passed.slopes[place])
+    target = explicit_target(block.activation, which.as_rows(passed.pre_activations[place]), slopes)
     # A coupled layer is one instance: a batch of one. Otherwise the units are the batch.
     wrap = (lambda array: array[None]) if block.coupled else (lambda array: array)
-    data = {"X": inputs, "v": wrap(target) if block.coupled else target.T, "w_old": wrap(layer.weight)}
+    data = {"X": rows, "v": wrap(target) if block.coupled else target.T, "w_old": wrap(layer.weight)}
     if layer.bias:
         data["c_old"] = wrap(layer.packed[:, -1])
     data = {name: array.double() for name, array in data.items()}

@@ -23,13 +23,16 @@ from ..formulations.target_blocks import TargetBlocks, require_lipschitz
 from .checkpoint import RunWriter
 from .coordinator import check_notes, check_weights
 from .history import History
-from .layered import read_network
+from .layer_files import describe_layers
+from .layer_pass import layer_output
+from .layered import check_passage, read_network
 from .safeguards import all_finite
 from .target_steps import Training, prepare_first_layer, run_sweep, start_training
 from .training_data import TrainingData, prepare, prepare_validation
 
 log = logging.getLogger("convexblocks")
 SHORTER, UNDONE_PATIENCE = 0.25, 8
+MEASURED_AT_ONCE = 5000
 
 Event = dict[str, Any]
 
@@ -104,21 +107,25 @@ def fit_targets(
     require_nonnegative(weight_decay=weight_decay)
     if time_limit is not None:
         require_positive(time_limit=time_limit)
-    layered = read_network(network)
+    layered = read_network(network, dense=False)
     check_weights(layered)
     check_notes(notes or {})
     require_lipschitz(layered.activations)
-    checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
-    widths, device, samples = layered.widths, layered.device, len(checked.inputs)
-    tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
+    widths, device, shape = layered.widths, layered.device, layered.input_shape
+    checked = prepare(data, widths, device, loss=loss, task=task, shape=shape)
+    tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss, shape=shape)
+    check_passage(network, checked.inputs, widths[-1])
     architecture = layered.architecture(checked.loss, float(weight_decay))
     history = History({
         "method": method.name, "formulation": asdict(method), "widths": list(widths),
         "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
         "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
         "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
-        "batch_size": min(method.batch_size, samples), "random_state": random_state, "samples": samples,
+        "batch_size": min(method.batch_size, len(checked.inputs)), "random_state": random_state,
+        "samples": checked.samples,
     })  # fmt: skip
+    if (layers := describe_layers(network)) is not None:
+        history.settings["layers"] = layers
     training = start_training(layered, architecture, method, checked, history.settings["batch_size"], sweeps)
     first = _measure(training, checked, tested)
     if not math.isfinite(first["objective"]):
@@ -197,22 +204,23 @@ def _undo(training: Training, start: list[Tensor], history: History) -> dict[str
 
 def _measure(training: Training, data: TrainingData, tested: TrainingData | None) -> dict[str, Any]:
     """Figures of the network as deployed: its forward pass in its own dtype on the training and the test data."""
+    network, architecture = training.network, training.architecture
+    weights, biases = training.weights(), training.biases()
 
     def output(inputs: Tensor) -> Tensor:
-        # The pass alone, layer by layer: the activations of all samples are not kept.
-        for place, (weight, bias) in enumerate(zip(training.weights(), training.biases(), strict=True)):
-            inputs = inputs @ weight.T + bias
-            if place < training.architecture.hidden:
-                inputs = training.architecture.activations[place].phi(inputs)
-        return inputs.double()
+        # In parts: the patches and the pictures of all samples at once would take much memory.
+        passed = [
+            layer_output(network.maps, architecture.activations, weights, biases, part.to(network.dtype)).double()
+            for part in inputs.split(MEASURED_AT_ONCE)
+        ]
+        return torch.cat(passed)
 
-    trained = output(training.inputs)
-    loss = float(data.loss.values(trained, data.targets).sum())
-    squares = sum(float((weight.double() ** 2).sum()) for weight in training.weights())
-    decay = training.architecture.weight_decay / 2 * squares
+    trained = output(data.inputs)
+    loss = float(data.loss.values(data.in_loss(trained), data.in_loss(data.targets)).sum())
+    squares = sum(float((weight.double() ** 2).sum()) for weight in weights)
+    decay = architecture.weight_decay / 2 * squares
     figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
     figures |= {f"train_{name}": value for name, value in data.score(trained).items()}
     if tested is not None:
-        tested_output = output(tested.inputs.to(training.inputs.dtype))
-        figures |= {f"test_{name}": value for name, value in tested.score(tested_output).items()}
+        figures |= {f"test_{name}": value for name, value in tested.score(output(tested.inputs)).items()}
     return figures

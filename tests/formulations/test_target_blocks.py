@@ -14,7 +14,9 @@ from convexblocks.formulations import ACTIVATIONS, LOSSES, Architecture, Fenchel
 from convexblocks.formulations.activations import activation
 from convexblocks.formulations.catalogue import formulation, method
 from convexblocks.formulations.losses import find_loss
-from convexblocks.formulations.target_blocks import explicit_target, layer_slopes, require_lipschitz, target_block
+from convexblocks.formulations.target_blocks import explicit_target, require_lipschitz, target_block
+from convexblocks.solvers.layer_pass import LayerPass, layer_pass
+from convexblocks.solvers.linear_maps import LinearMap
 
 BATCH, SAMPLES, WIDTHS = 7, 20, (4, 5, 3, 3)
 PROXIMITY, WEIGHT_DECAY = 0.7, 0.6
@@ -43,10 +45,20 @@ def batch_for(network: Architecture, seed: int = 0) -> tuple[Arrays, Arrays, Any
     return weights, biases, inputs, network.loss.encode(labels, outputs)
 
 
+def passed(network: Architecture, weights: Arrays, biases: Arrays, inputs: Any, wanted: Any) -> LayerPass:
+    """The trainer's pass of a dense network, from numpy arrays."""
+    maps = [LinearMap(torch.nn.Linear(w.shape[1], len(w))) for w in weights]
+    tensors = [[torch.as_tensor(array) for array in part] for part in (weights, biases, [inputs, wanted])]
+    (inputs, wanted) = tensors.pop()
+    return layer_pass(maps, network.activations, lambda u: network.loss.gradient(u, wanted), *tensors, inputs)
+
+
 def block_of(network: Architecture, layer: int, seed: int = 0) -> tuple[FenchelWeight, dict[str, Any], Any]:
     """The block of a layer, its data, and G."""
     weights, biases, inputs, wanted = batch_for(network, seed)
-    below, pre_activations, slopes = layer_slopes(network, weights, biases, inputs, wanted)
+    below, pre_activations, slopes = (
+        [array.numpy() for array in part] for part in passed(network, weights, biases, inputs, wanted)[:3]
+    )
     block = target_block(network, layer, batch=BATCH, samples=SAMPLES, proximity=PROXIMITY)
     place = layer - 1
     v = explicit_target(block.activation, pre_activations[place], slopes[place])
@@ -86,14 +98,20 @@ def test_slopes_are_those_of_the_loss(name: str, loss: str) -> None:
     weights, biases, inputs, wanted = (
         [torch.tensor(a) for a in part] if isinstance(part, list) else torch.tensor(part) for part in batch_for(network)
     )
-    _, pre_activations, slopes = layer_slopes(network, weights, biases, inputs, wanted)
+    found = passed(network, weights, biases, inputs, wanted)
     for place in range(network.layers):
-        below = pre_activations[place].clone().requires_grad_()
+        below = found.pre_activations[place].clone().requires_grad_()
         u = below
         for above in range(place, network.hidden):
-            u = network.activations[above].phi(u) @ weights[above + 1].T + biases[above + 1]
+            activated = network.activations[above].phi(u)
+            if above == place:
+                activated.retain_grad()
+                first = activated
+            u = activated @ weights[above + 1].T + biases[above + 1]
         network.loss.values(u, wanted).sum().backward()
-        torch.testing.assert_close(slopes[place], below.grad, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(found.slopes[place], below.grad, rtol=1e-9, atol=1e-11)
+        if place < network.hidden:
+            torch.testing.assert_close(found.activation_slopes[place], first.grad, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])

@@ -140,7 +140,6 @@ UNSUPPORTED: list[tuple[nn.Module, str]] = [
     (nn.SiLU(), "SiLU"),
     (nn.Dropout(0.1), "Dropout"),
     (nn.Conv2d(1, 2, 3), "Conv2d"),
-    (nn.BatchNorm1d(5), "BatchNorm1d"),
     (nn.Flatten(), "Flatten"),
     (nn.Sequential(nn.ReLU()), "Sequential"),
     (nn.LeakyReLU(0.0), "LeakyReLU"),
