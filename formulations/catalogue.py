@@ -12,6 +12,9 @@ from .fenchel_lifting import FenchelLifting
 from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
+from .inequality_blocks import BoxActivation, IntervalPreActivation
+from .inequality_lifting import InequalityLifting
+from .lifted_method import LiftedMethod
 from .lipschitz_regression import LipschitzRegression
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
@@ -26,6 +29,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         FenchelActivation,
         FenchelWeight,
         FenchelOutput,
+        IntervalPreActivation,
+        BoxActivation,
         SecondMoments,
         PairedMoments,
         OutputMoments,
@@ -34,8 +39,9 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
-Method = Formulation | TargetBlocks
-METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks}
+LIFTED: dict[str, type[LiftedMethod]] = {made.name: made for made in (InequalityLifting,)}
+Method = Formulation | TargetBlocks | LiftedMethod
+METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks, **LIFTED}
 """All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""
 
 
