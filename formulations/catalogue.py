@@ -6,6 +6,8 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
+from .admm_lifting import Admm, DeepAdmm
+from .contrastive_lifting import ContrastiveLifting
 from .errors import UsageError
 from .fenchel_activation import FenchelActivation
 from .fenchel_lifting import FenchelLifting
@@ -16,6 +18,10 @@ from .inequality_blocks import BoxActivation, IntervalPreActivation
 from .inequality_lifting import InequalityLifting
 from .lifted_method import LiftedMethod
 from .lipschitz_regression import LipschitzRegression
+from .lpom import LiftedProximalOperators
+from .penalty_blocks import PenaltyPreActivation
+from .quadratic_penalty import QuadraticPenalty
+from .square_lift import SquareLift
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -31,6 +37,7 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         FenchelOutput,
         IntervalPreActivation,
         BoxActivation,
+        PenaltyPreActivation,
         SecondMoments,
         PairedMoments,
         OutputMoments,
@@ -39,7 +46,12 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
-LIFTED: dict[str, type[LiftedMethod]] = {made.name: made for made in (InequalityLifting,)}
+LIFTED: dict[str, type[LiftedMethod]] = {
+    made.name: made
+    for made in (
+        InequalityLifting, LiftedProximalOperators, ContrastiveLifting, SquareLift, QuadraticPenalty, Admm, DeepAdmm
+    )
+}  # fmt: skip
 Method = Formulation | TargetBlocks | LiftedMethod
 METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks, **LIFTED}
 """All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""

@@ -45,18 +45,8 @@ from .activations import Array, library
 from .errors import UsageError
 from .formulation import Architecture, Block, Step, penalty
 from .inequality_blocks import PAPER, BoxActivation, IntervalPreActivation, interval, interval_data
-from .lifted_method import (
-    LiftedMethod,
-    LiftedVariables,
-    SolveBlock,
-    fit_output,
-    fit_weights,
-    layer_by_layer,
-    move_weights,
-    network_residuals,
-    output_loss,
-    squared_norm,
-)
+from .lifted_blocks import fit_output, fit_weights, move_weights, network_residuals, output_loss, squared_norm
+from .lifted_method import LiftedMethod, LiftedVariables, SolveBlock, layer_by_layer
 from .subproblem import require_positive
 
 EXACT, MAJORIZED = "exact", "majorized"

@@ -14,13 +14,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar
 
-from .activations import Array, library
+from .activations import Array
 from .errors import UsageError
-from .fenchel_output import FenchelOutput
-from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Step
 
 SolveBlock = Callable[[str, Block], Mapping[str, Array]]
@@ -142,105 +139,3 @@ def layer_by_layer(architecture: Architecture, order: tuple[str, ...]) -> tuple[
         for block in order
         if not (block == "activation" and layer == architecture.layers)
     )
-
-
-def fit_weights(
-    step: Step, architecture: Architecture, state: LiftedVariables, solve: SolveBlock, *, multiplier: float,
-    wanted: Array, proximity: float = 0.0,
-) -> None:  # fmt: skip
-    """Weights and bias of a layer by ridge regression: FenchelWeight with the identity for its activation.
-
-        minimize  multiplier/2 |wanted - a_{l-1} W' - 1 b'|^2 + weight_decay/2 |W|^2 + proximity/2 |(W, b) - (W, b)_old|^2
-    """
-    place, inputs = step.layer - 1, state.below(step.layer)
-    has_bias = architecture.biases[place]
-    block = _ridge_block(len(inputs), inputs.shape[1], multiplier, architecture.weight_decay, proximity, has_bias)
-    data = {"X": inputs, "v": wanted.T, "w_old": state.weights[place]}
-    if has_bias:
-        data["c_old"] = state.biases[place]
-    values = solve(step.label, Block(block, data, {}))
-    state.weights[place] = values["w"]
-    if has_bias:
-        state.biases[place] = values["c"]
-
-
-def fit_output(
-    architecture: Architecture, state: LiftedVariables, solve: SolveBlock, *, multiplier: float, arrives: Array
-) -> None:
-    """The output variable by the proximal map of the loss: loss(z; y) + multiplier/2 |z - arrives|^2."""
-    block = _output_block(architecture.widths[-1], architecture.loss.name, multiplier)
-    label = Step("pre_activation", architecture.layers).label
-    data = {"u": arrives, "y": state.targets}
-    state.pre_activations[-1] = solve(label, Block(block, data, {"z": state.pre_activations[-1]}))["z"]
-
-
-def move_weights(
-    step: Step, architecture: Architecture, state: LiftedVariables, *, multiplier: float, wanted: Array
-) -> None:
-    """One step on the quadratic majorizer of the ridge block, then the bias exactly (mean of the residuals).
-
-    The majorizer has the curvature theta = multiplier |a_{l-1}|^2 (spectral norm), the least that a multiple of the
-    identity can have; the published codes find one by doubling.
-    """
-    place, inputs = step.layer - 1, state.below(step.layer)
-    theta = multiplier * squared_norm(inputs, state.memory if step.layer == 1 else None)
-    slope = multiplier * (state.sent(step.layer) - wanted).T @ inputs
-    if theta > 0:
-        weight = state.weights[place]
-        state.weights[place] = (theta * weight - slope) / (theta + architecture.weight_decay)
-    if architecture.biases[place]:
-        residual = wanted - inputs @ state.weights[place].T
-        state.biases[place] = residual.mean(0)
-
-
-def squared_norm(matrix: Array, memory: dict[str, Any] | None = None) -> float:
-    """Largest squared singular value; kept in `memory` where one is given."""
-    if memory is not None and "squared_norm" in memory:
-        return float(memory["squared_norm"])
-    gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
-    found = max(0.0, float(library(matrix).linalg.eigvalsh(gram)[-1]))
-    if memory is not None:
-        memory["squared_norm"] = found
-    return found
-
-
-def squared_distance(first: Array, second: Array) -> float:
-    """1/2 the sum of squares of a difference."""
-    return float(((first - second) ** 2).sum()) / 2
-
-
-def network_residuals(architecture: Architecture, state: LiftedVariables) -> list[float]:
-    """1/2 |z_l - W_l a_{l-1} - b_l|^2 of every layer."""
-    layers = range(1, architecture.layers + 1)
-    return [squared_distance(state.pre_activations[layer - 1], state.sent(layer)) for layer in layers]
-
-
-def activation_residuals(architecture: Architecture, state: LiftedVariables) -> list[float]:
-    """1/2 |a_l - phi_l(z_l)|^2 of every hidden layer."""
-    return [
-        squared_distance(a, phi.phi(z))
-        for a, phi, z in zip(state.activations, architecture.activations, state.pre_activations, strict=False)
-    ]
-
-
-def output_loss(architecture: Architecture, state: LiftedVariables) -> float:
-    """The loss of the output variable, which is not that of the network."""
-    return float(architecture.loss.values(state.pre_activations[-1], state.targets).sum())
-
-
-# A block is written once with cvxpy and checked when it is made; sweeps ask for the same ones again and again.
-
-
-@lru_cache(maxsize=64)
-def _ridge_block(
-    samples: int, inputs: int, multiplier: float, weight_decay: float, proximity: float, bias: bool
-) -> FenchelWeight:
-    return FenchelWeight(
-        samples=samples, inputs=inputs, activation="identity", multiplier=multiplier, weight_decay=weight_decay,
-        proximity=proximity, bias=bias,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=64)
-def _output_block(outputs: int, loss: str, multiplier: float) -> FenchelOutput:
-    return FenchelOutput(outputs=outputs, loss=loss, multiplier=multiplier)
