@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import cvxpy as cp
 
 from .activations import Activation, Array, largest_entry, library
-from .activations import activation as find_activation
 from .description import Symbol
 from .subproblem import PER_INSTANCE, SHARED, Residuals, Subproblem, require_nonnegative, require_size
 
@@ -28,7 +27,8 @@ def interval(phi: Activation, a: Array, epsilon: float) -> tuple[Array, Array]:
     Examples
     --------
     >>> import numpy as np
-    >>> [end.tolist() for end in interval(find_activation("relu"), np.array([0.5, 2.0]), 1.0)]
+    >>> from convexblocks.formulations.activations import activation
+    >>> [end.tolist() for end in interval(activation("relu"), np.array([0.5, 2.0]), 1.0)]
     [[-inf, 1.0], [1.5, 3.0]]
     """
     return _preimage(phi, a - epsilon, upper=False), _preimage(phi, a + epsilon, upper=True)
@@ -121,7 +121,7 @@ class IntervalPreActivation(Subproblem):
         return cp.Problem(cp.Minimize(stay), [above, below])
 
     def data_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: (self.width,) for name in ("u", "low", "high", "has_low", "has_high")}
+        return dict.fromkeys(("u", "low", "high", "has_low", "has_high"), (self.width,))
 
     def start_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"z": (self.width,)}

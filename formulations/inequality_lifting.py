@@ -26,12 +26,13 @@ minimizer of a block does not depend on where its own variable starts, so that o
 anything. In the released code the extrapolation is always zero (the old point is set to the new one before it).
 
 **Epsilon** starts large, where the activations hardly matter, and is multiplied by `decay` after each sweep down to
-`least_epsilon` (the paper halves it). When it shrinks the pre-activations are clipped to the smaller intervals around
-the activations, the objective may rise, and the next sweep does not extrapolate. Once it is small, a layer moves by about epsilon in a sweep where it is dead.
+`least_epsilon` (the paper halves it). When it shrinks, the pre-activations are clipped to the smaller intervals around
+the activations, the objective may rise, and the next sweep does not extrapolate. Once it is small, a layer moves by
+about epsilon in a sweep where it is dead.
 
-Source: J. Wang, H. Li & L. Zhao, "Accelerated gradient-free neural network training by
-multi-convex alternating optimization" (mDLAM), arXiv 1811.04187, Neurocomputing 2022; columns there are rows here, its rho is `multiplier`, and its Omega is
-our weight decay (counted twice in the released code).
+Source: J. Wang, H. Li & L. Zhao, "Accelerated gradient-free neural network training by multi-convex alternating
+optimization" (mDLAM), Neurocomputing 487 (2022), arXiv 1811.04187; columns there are rows here, its rho is
+`multiplier`, and its Omega is our weight decay (counted twice in the released code).
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ class InequalityLifting(LiftedMethod):
         elif step.block == "pre_activation":
             phi = architecture.activations[place]
             data = {"u": state.sent(layer), **interval_data(phi, state.activations[place], state.epsilon)}
-            state.pre_activations[place] = solve(step.label, Block(_interval_block(architecture.widths[layer]), data, {}))["z"]
+            block = Block(_interval_block(architecture.widths[layer]), data, {})
+            state.pre_activations[place] = solve(step.label, block)["z"]
         else:
             self._activation(step, architecture, state, solve)
 

@@ -26,7 +26,7 @@ def fit_weights(
 ) -> None:  # fmt: skip
     """Weights and bias of a layer by ridge regression: FenchelWeight with the identity for its activation.
 
-        minimize  multiplier/2 |wanted - a_{l-1} W' - 1 b'|^2 + weight_decay/2 |W|^2 + proximity/2 |(W, b) - (W, b)_old|^2
+    minimize  multiplier/2 |wanted - a_{l-1} W' - 1 b'|^2  +  weight_decay/2 |W|^2  +  proximity/2 |(W, b) - old|^2
     """
     place, inputs = step.layer - 1, state.below(step.layer)
     has_bias = architecture.biases[place]
@@ -102,8 +102,9 @@ def output_loss(architecture: Architecture, state: LiftedVariables) -> float:
 
 
 def activation_block(
-    step: Step, architecture: Architecture, state: LiftedVariables, *, multiplier: float, above: Activation | None = None
-) -> tuple[FenchelActivation, dict[str, Array]]:
+    step: Step, architecture: Architecture, state: LiftedVariables, *, multiplier: float,
+    above: Activation | None = None,
+) -> tuple[FenchelActivation, dict[str, Array]]:  # fmt: skip
     """The block of a_l that fits a_{l+1} (by B, or by B of the activation `above` in the place of its own) or the loss.
 
     minimize  multiplier * B(a_l, u_l)  +  multiplier * B_above(a_{l+1}, W_{l+1} a_l + b_{l+1})  [or the loss]

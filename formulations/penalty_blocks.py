@@ -8,7 +8,7 @@ is not convex, but on a piece where phi(z) = slope z + offset it is, with the mi
 
 and the best piece wins: for ReLU z = min(u, 0), or max((below u + above a) / (below + above), 0).
 
-Source: Taylor, Burmeister, Xu, Singh, Patel & Goldstein, ICML 2016, section 3 (ReLU); derived here for the other pieces.
+Source: Taylor, Burmeister, Xu, Singh, Patel & Goldstein, ICML 2016, section 3 (ReLU); derived here for others.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
                 +  (multiplier/2) sum_{l<L} |a_l - W_l a_{l-1} - b_l|^2
     subject to  a_l in the range of phi_l
 
-over weights, biases and activations. For the activations that project onto an interval (ReLU and its clipped
-relatives) the nearest a_l to the pre-activation u is phi(u): without a layer above, minimizing over a_l gives the
-forward pass. But the least VALUE is |phi(u) - u|^2 / 2 and not zero: for ReLU, u_-^2/2 of every negative pre-activation.
+over weights, biases and activations. For activations that project onto an interval (ReLU and its clipped relatives)
+the nearest a_l to the pre-activation u is phi(u): without a layer above, minimizing over a_l gives the forward pass.
+But the least VALUE is |phi(u) - u|^2 / 2 and not zero: for ReLU, u_-^2/2 of every negative pre-activation.
 
 **No relaxation.** A feed-forward point therefore costs more here than in training, and the minimum bounds nothing from
 below. The term pulls pre-activations towards the range of phi, towards a linear network: the published use is to find

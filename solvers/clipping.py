@@ -49,7 +49,9 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
     return Answer({"x": result}, iterations, {"x": result})
 
 
-def _accelerate(subproblem: BoxActivation, data: dict[str, Tensor], x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def _accelerate(
+    subproblem: BoxActivation, data: dict[str, Tensor], x: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor]:
     """Accelerated projected gradient; rows that have converged leave the batch."""
     length = 1 / float(torch.linalg.matrix_norm(data["W"], 2) ** 2 + 1e-300)
     result, rows = x.clone(), torch.arange(len(x), device=x.device)

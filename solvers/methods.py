@@ -18,7 +18,11 @@ from .lifted_training import fit_lifted
 from .target_training import fit_targets
 
 Trainer = Callable[..., History]
-TRAINERS: tuple[tuple[type, Trainer], ...] = ((Formulation, fit), (TargetBlocks, fit_targets), (LiftedMethod, fit_lifted))
+TRAINERS: tuple[tuple[type, Trainer], ...] = (
+    (Formulation, fit),
+    (TargetBlocks, fit_targets),
+    (LiftedMethod, fit_lifted),
+)
 """The class of a method's settings -> what trains by it; all trainers share the keywords of `fit_targets`."""
 
 
