@@ -4,9 +4,9 @@ A weight block whose activation is the identity (or whose loss is the squared on
 
     minimize_{w,c}   m/2 |X w + c - v|^2  +  d/2 |w|^2  +  p/2 |(w, c) - (w, c)_old|^2 .
 
-The two squares of w are (d + p)/2 |w - t|^2 and a constant, t = p w_old / (d + p): the move from t (and c_old) fits what
-is left of v. Without a proximal term the bias is the mean of what is left, and the columns of X are centred; with one
-it is one more column, of ones. With D the diagonal of the quadratic terms the move is
+The two squares of w are (d + p)/2 |w - t|^2 and a constant, t = p w_old / (d + p): the move from t (and c_old) fits
+what is left of v. Without a proximal term the bias is the mean of what is left, and the columns of X are centred; with
+one it is one more column, of ones. With D the diagonal of the quadratic terms the move is
 
     (m X'X + D)^{-1} m X' r   =   D^{-1} X' (m X D^{-1} X' + I)^{-1} m r ,
 

@@ -90,7 +90,8 @@ def test_box_block_agrees_with_clarabel(kind: str, shape: tuple[int, int], epsil
     assert solution.solved
     for row in range(len(data["h"])):
         wanted = solve_model(block, {**data, "h": data["h"][row], "v": data["v"][row]})
-        found = 0.5 * float(((data["W"] @ solution.variables["x"][row].numpy() + data["b"] - data["v"][row]) ** 2).sum())
+        sent = data["W"] @ solution.variables["x"][row].numpy() + data["b"]
+        found = 0.5 * float(((sent - data["v"][row]) ** 2).sum())
         assert found == pytest.approx(wanted, rel=1e-6, abs=1e-7)
 
 
@@ -157,8 +158,8 @@ def test_ridge_keeps_the_factor_of_unchanged_inputs_alone() -> None:
     after = solve(block, data, engine="ridge").variables["w"]
     assert FACTORS[X] is not kept
     assert not torch.allclose(before, after)
+    flat = FenchelWeight(samples=8, inputs=20, activation="identity", weight_decay=0.0, proximity=0.0, bias=False)
     with pytest.raises(UsageError, match="weight decay or a proximal term"):
-        flat = FenchelWeight(samples=8, inputs=20, activation="identity", weight_decay=0.0, proximity=0.0, bias=False)
         solve(flat, data, engine="ridge")
 
 
