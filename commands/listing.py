@@ -29,7 +29,7 @@ def list_everything(
 
 
 HEADINGS = {
-    "formulations": ("name", "limits", "paper"),
+    "formulations": ("name", "penalty", "relaxation", "parallel", "paper"),
     "blocks": ("name", "one instance is", "program"),
     "engines": ("name", "takes", "solves"),
     "activations": ("name", "range", "convex model"),
@@ -48,7 +48,11 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     blocks = {name: block() for name, block in SUBPROBLEMS.items()}
     return {
         "formulations": [
-            {"name": name, "limits": made.limits, "paper": made.paper} for name, made in METHODS.items()
+            {
+                "name": name, "penalty": made.penalty, "relaxation": made.relaxation, "parallel": made.parallel,
+                "limits": made.limits, "paper": made.paper,
+            }
+            for name, made in METHODS.items()
         ],
         "blocks": [
             {"name": name, "one instance is": block.instance, "program": _first_line(block.__doc__)}

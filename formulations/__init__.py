@@ -8,6 +8,7 @@ from .fenchel_lifting import FenchelLifting
 from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Formulation, LiftedState, Step
+from .inequality_lifting import InequalityLifting
 from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
 from .subproblem import Residuals, Subproblem
@@ -29,6 +30,7 @@ __all__ = [
     "FenchelOutput",
     "FenchelWeight",
     "Formulation",
+    "InequalityLifting",
     "LiftedState",
     "LipschitzRegression",
     "Loss",

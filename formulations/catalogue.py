@@ -6,13 +6,22 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
+from .admm_lifting import Admm, DeepAdmm
+from .contrastive_lifting import ContrastiveLifting
 from .errors import UsageError
 from .fenchel_activation import FenchelActivation
 from .fenchel_lifting import FenchelLifting
 from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
+from .inequality_blocks import BoxActivation, IntervalPreActivation
+from .inequality_lifting import InequalityLifting
+from .lifted_method import LiftedMethod
 from .lipschitz_regression import LipschitzRegression
+from .lpom import LiftedProximalOperators
+from .penalty_blocks import PenaltyPreActivation
+from .quadratic_penalty import QuadraticPenalty
+from .square_lift import SquareLift
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -26,6 +35,9 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         FenchelActivation,
         FenchelWeight,
         FenchelOutput,
+        IntervalPreActivation,
+        BoxActivation,
+        PenaltyPreActivation,
         SecondMoments,
         PairedMoments,
         OutputMoments,
@@ -34,8 +46,14 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}
-Method = Formulation | TargetBlocks
-METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks}
+LIFTED: dict[str, type[LiftedMethod]] = {
+    made.name: made
+    for made in (
+        InequalityLifting, LiftedProximalOperators, ContrastiveLifting, SquareLift, QuadraticPenalty, Admm, DeepAdmm
+    )
+}  # fmt: skip
+Method = Formulation | TargetBlocks | LiftedMethod
+METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks, **LIFTED}
 """All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""
 
 

@@ -67,6 +67,9 @@ class FenchelLifting(Formulation):
     name = "fenchel"
     paper = FENCHEL_PAPER
     limits = "activations must be monotone; values of block descent are estimates, not bounds"
+    penalty = "Fenchel-Young gap B(x, u)"
+    relaxation = "yes, for every multiplier (without a ridge on all weights a trivial one)"
+    parallel = "all weights where weight_inputs is lifted; samples and units in a block"
 
     multiplier: float = 0.1
     output_multiplier: float | None = None

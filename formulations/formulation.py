@@ -108,6 +108,9 @@ class Formulation(ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     limits: ClassVar[str]
+    penalty: ClassVar[str]
+    relaxation: ClassVar[str]
+    parallel: ClassVar[str]
 
     @abstractmethod
     def groups(self, architecture: Architecture) -> tuple[tuple[Step, ...], ...]:

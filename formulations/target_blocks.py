@@ -74,6 +74,9 @@ class TargetBlocks:
         "Approximate Second-Order Optimization, ICML 2022"
     )
     limits: ClassVar[str] = "activations must be monotone with slopes of at most 1; mini-batches: the loss may rise"
+    penalty: ClassVar[str] = "none: a quadratic majorizer in every step"
+    relaxation: ClassVar[str] = "no: a step of the training objective itself"
+    parallel: ClassVar[str] = "all layers, given their targets"
 
     step: float = 0.5
     proximity: float = 1.0

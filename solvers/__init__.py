@@ -7,6 +7,7 @@ from .conic_engines import CONIC_ENGINES
 from .coordinator import fit
 from .history import History
 from .layered import CatalogueActivation, build_network
+from .lifted_training import fit_lifted
 from .methods import fit_method
 from .problems import solve_problem
 from .run import Instance, Run, load
@@ -27,6 +28,7 @@ __all__ = [
     "agree",
     "build_network",
     "fit",
+    "fit_lifted",
     "fit_method",
     "fit_targets",
     "fold_batch_norm",

@@ -10,13 +10,19 @@ from torch import nn
 from ..formulations.catalogue import Method
 from ..formulations.errors import UsageError
 from ..formulations.formulation import Formulation
+from ..formulations.lifted_method import LiftedMethod
 from ..formulations.target_blocks import TargetBlocks
 from .coordinator import fit
 from .history import History
+from .lifted_training import fit_lifted
 from .target_training import fit_targets
 
 Trainer = Callable[..., History]
-TRAINERS: tuple[tuple[type, Trainer], ...] = ((Formulation, fit), (TargetBlocks, fit_targets))
+TRAINERS: tuple[tuple[type, Trainer], ...] = (
+    (Formulation, fit),
+    (TargetBlocks, fit_targets),
+    (LiftedMethod, fit_lifted),
+)
 """The class of a method's settings -> what trains by it; all trainers share the keywords of `fit_targets`."""
 
 

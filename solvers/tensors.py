@@ -27,6 +27,10 @@ def one_device(what: str, data: Mapping[str, Any]) -> torch.device:
     return devices.pop() if devices else torch.device("cpu")
 
 
+def _is_plain(values: Tensor) -> bool:
+    return values.dtype == torch.float64 and not values.requires_grad
+
+
 def as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
     """Real numbers as a detached float64 tensor on a device.
 
@@ -42,7 +46,8 @@ def as_tensor(what: str, values: Any, device: torch.device) -> Tensor:
             raise UsageError(f"{what} is a sparse tensor; expected a dense one: values.to_dense().")
         if values.is_complex():
             raise UsageError(f"{what} has type {values.dtype}; expected real numbers.")
-        return values.detach().to(torch.float64)
+        # Itself where nothing has to change: engines may know it again (ridge keeps the factor of its inputs).
+        return values if _is_plain(values) else values.detach().to(torch.float64)
     if np.ma.is_masked(values):
         raise UsageError(f"{what} has masked entries; expected all numbers: fill them in first.")
     try:

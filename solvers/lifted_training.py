@@ -1,0 +1,235 @@
+"""Training by a method that keeps its lifted variables: sweeps of its blocks over all data, the network read off.
+
+The methods are in formulations/ (lifted_method.py says what they share). The blocks of a sweep go through the engines
+of `solve`; what is deployed, written and measured is the network of the weights, by its forward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..formulations.errors import UsageError
+from ..formulations.formulation import Architecture, Block, forward, training_objective
+from ..formulations.inequality_lifting import InequalityLifting
+from ..formulations.lifted_method import LiftedMethod, LiftedVariables
+from ..formulations.losses import Loss
+from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
+from .batch import ENGINES, solve
+from .checkpoint import RunWriter
+from .coordinator import check_notes, check_weights
+from .history import History
+from .layered import LayeredNetwork, read_network
+from .safeguards import all_finite
+from .training_data import TrainingData, prepare, prepare_validation
+
+log = logging.getLogger("convexblocks")
+BLOCK_TOLERANCE = 1e-6
+CLOSED_FORM = "ridge"
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Training:
+    """A lifted training run: what it trains, its variables, and what the blocks of the present sweep reported."""
+
+    network: LayeredNetwork
+    architecture: Architecture
+    method: LiftedMethod
+    data: TrainingData
+    tested: TrainingData | None
+    state: LiftedVariables
+    history: History
+    blocks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def fit_lifted(
+    network: nn.Module,
+    data: tuple[Any, Any],
+    method: LiftedMethod | None = None,
+    *,
+    loss: str | Loss | None = None,
+    task: str | None = None,
+    weight_decay: float = 0.1,
+    sweeps: int = 30,
+    time_limit: float | None = None,
+    validation: tuple[Any, Any] | None = None,
+    random_state: int = 0,
+    out: str | Path | None = None,
+    notes: dict[str, Any] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> History:
+    """Train a network by a method that keeps its lifted variables; afterwards it is an ordinary trained torch module.
+
+    The objective is that of `fit`: the SUM of the loss over samples plus (weight_decay / 2) times the sum of squares of
+    all weights (not biases). The true loss may rise from sweep to sweep: the methods lower their own lifted objectives.
+
+    Parameters
+    ----------
+    network : torch.nn.Sequential
+        Linear layers with known activations between them; its present weights are the start.
+    data : pair of arrays
+        X of shape (samples, features) and y: labels 0, 1, ..., K-1, or real targets (samples,) or (samples, outputs).
+        Every sweep sees all samples.
+    method : LiftedMethod, optional
+        Settings of a method, by default ``InequalityLifting()``.
+    loss, task, weight_decay : str, str, float
+        As for `fit`.
+    sweeps : int
+        Passes over the blocks.
+    time_limit : float, optional
+        Stop after the sweep that passes this many seconds.
+    validation : pair of arrays, optional
+        Test data, measured after each sweep and never used for training.
+    random_state : int
+        Kept in the settings; the methods draw no numbers.
+    out, notes, on_event
+        As for `fit`; the one event is ``"sweep"``.
+
+    Returns
+    -------
+    History
+        Its records hold, beside the true loss of the network, `lifted_estimate` (an estimate, not a bound),
+        `layer_gaps`, the `blocks` that engines solved, and the method's own numbers (`epsilon`). `cpu_seconds` counts
+        the sweeps, not the measurements between them. An interrupt (Ctrl-C) ends training after the last complete
+        sweep, and so do numbers that are not finite: the network keeps the weights before that sweep.
+
+    Raises
+    ------
+    UsageError
+        If the network, the data or a setting cannot be used; nothing is changed or written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convexblocks.solvers import build_network
+    >>> X = np.linspace(-1, 1, 100)[:, None]
+    >>> history = fit_lifted(build_network((1, 8, 1), "relu", random_state=0), (X, abs(X)), InequalityLifting(1.0))
+    >>> history.last["true_loss"] < history.records[0]["true_loss"]
+    True
+    """
+    method = InequalityLifting() if method is None else method
+    require_size(sweeps=sweeps)
+    require_count(random_state=random_state)
+    require_nonnegative(weight_decay=weight_decay)
+    if time_limit is not None:
+        require_positive(time_limit=time_limit)
+    layered = read_network(network)
+    check_weights(layered)
+    check_notes(notes or {})
+    checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
+    widths, device = layered.widths, layered.device
+    tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
+    architecture = layered.architecture(checked.loss, float(weight_decay))
+    method.check(architecture)
+    history = History({
+        "method": method.name, "formulation": asdict(method), "widths": list(widths),  # type: ignore[call-overload]
+        "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
+        "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
+        "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
+        "batch_size": None, "random_state": random_state, "samples": len(checked.inputs),
+    })  # fmt: skip
+    state = LiftedVariables(checked.inputs, checked.targets, *layered.parameters())
+    method.start(architecture, state)
+    training = Training(layered, architecture, method, checked, tested, state, history)
+    first = _measure(training)
+    if not math.isfinite(first["objective"]):
+        raise UsageError(
+            f"the objective of the untrained network is {first['objective']}; expected a finite number: scale the "
+            "features, or start from smaller weights."
+        )
+    history.records.append({"sweep": 0, **first, "cpu_seconds": 0.0})
+    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
+    _train(training, writer, sweeps, time_limit, on_event or (lambda event: None))
+    return history
+
+
+def _train(
+    training: Training, writer: RunWriter | None, sweeps: int, time_limit: float | None, emit: Callable[[Event], None]
+) -> None:
+    history, state, began, seconds = training.history, training.state, time.perf_counter(), 0.0
+    try:
+        if writer:
+            writer.start(state.weights, state.biases)
+        for sweep in range(1, sweeps + 1):
+            before = time.process_time()
+            training.blocks = {}
+            kept = (list(state.weights), list(state.biases))
+            sound = _sweep(training)
+            if not sound:
+                state.weights, state.biases = kept
+                history.stop_reason = f"numbers of sweep {sweep} were not finite; the weights before it were kept"
+                break
+            seconds += time.process_time() - before
+            training.network.write(state.weights, state.biases)
+            lifted = {
+                "lifted_estimate": training.method.lifted_value(training.architecture, state),
+                "layer_gaps": training.method.layer_gaps(training.architecture, state),
+                **training.method.figures(state), "blocks": training.blocks,
+            }  # fmt: skip
+            history.records.append({"sweep": sweep, **_measure(training), **lifted, "cpu_seconds": seconds})
+            if writer:
+                writer.sweep(sweep, state.weights, state.biases)
+            emit({"event": "sweep", "sweeps": sweeps, "record": history.last})
+            if time_limit is not None and time.perf_counter() - began >= time_limit:
+                history.stop_reason = f"the time limit of {time_limit:g} s is reached"
+                break
+        else:
+            history.stop_reason = f"all {sweeps} sweeps done"
+    except KeyboardInterrupt:
+        # The network still holds the weights of the last complete sweep.
+        history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
+    if writer:
+        writer.finish()
+    log.info("training ended: %s", history.stop_reason)
+
+
+def _sweep(training: Training) -> bool:
+    """One sweep; whether its weights are finite numbers."""
+
+    def solve_block(label: str, block: Block) -> Mapping[str, Tensor]:
+        return _solve(training, label, block)
+
+    try:
+        training.method.sweep(training.architecture, training.state, solve_block)
+    except (UsageError, torch.linalg.LinAlgError) as refusal:
+        # Variables that overflowed are refused as the data of the next block.
+        log.info("a sweep was given up: %s", refusal)
+        return False
+    return all_finite([*training.state.weights, *training.state.biases])
+
+
+def _solve(training: Training, label: str, block: Block) -> Mapping[str, Tensor]:
+    closed = not ENGINES[CLOSED_FORM].missing(block.subproblem)
+    solution = solve(
+        block.subproblem, block.data, engine=CLOSED_FORM if closed else None, warm_start=block.start or None,
+        tolerance=BLOCK_TOLERANCE,
+    )  # fmt: skip
+    training.blocks[label] = {
+        "engine": solution.engine, "iterations": float(solution.iterations.double().mean()),
+        "seconds": solution.seconds, "unsolved": int((~solution.solved_rows).sum()), **solution.residuals.worst(),
+    }  # fmt: skip
+    return solution.variables
+
+
+def _measure(training: Training) -> dict[str, Any]:
+    """Figures of the network as deployed: its weights in its own type, its forward pass."""
+    network, architecture, data = training.network, training.architecture, training.data
+    weights, biases = network.round(training.state.weights), network.round(training.state.biases)
+    loss, decay = training_objective(architecture, weights, biases, data.inputs, data.targets)
+    figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
+    output = forward(architecture, weights, biases, data.inputs)[1]
+    figures |= {f"train_{name}": value for name, value in data.score(output).items()}
+    if training.tested is not None:
+        output = forward(architecture, weights, biases, training.tested.inputs)[1]
+        figures |= {f"test_{name}": value for name, value in training.tested.score(output).items()}
+    return figures
