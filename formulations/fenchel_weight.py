@@ -172,8 +172,9 @@ class FenchelWeight(Subproblem):
         u = w @ X.T
         return u + values["c"][:, None] if self.bias else u
 
-    def objective(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
-        u, batch = self.pre_activations(values, data), values["w"].shape[0]
+    def objective(self, values: Mapping[str, Array], data: Mapping[str, Array], u: Array = None) -> Array:
+        """The objective of every instance; `u` spares a product where the pre-activations are known."""
+        u, batch = self.pre_activations(values, data) if u is None else u, values["w"].shape[0]
         fit = self.activation.potential(u).reshape(batch, -1).sum(-1)
         total = self.multiplier * (fit - (u * data["v"]).reshape(batch, -1).sum(-1))
         total = total + self.weight_decay / 2 * (values["w"] ** 2).reshape(batch, -1).sum(-1)
@@ -182,9 +183,12 @@ class FenchelWeight(Subproblem):
             total = total + self.proximity / 2 * move
         return total
 
-    def gradient(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> dict[str, Array]:
-        """Gradient of every instance in w and c, as a mapping of the same names and shapes."""
-        error = self.multiplier * (self.activation.phi(self.pre_activations(values, data)) - data["v"])
+    def gradient(
+        self, values: Mapping[str, Array], data: Mapping[str, Array], u: Array = None
+    ) -> dict[str, Array]:
+        """Gradient of every instance in w and c, as a mapping of the same names and shapes; `u` as for `objective`."""
+        u = self.pre_activations(values, data) if u is None else u
+        error = self.multiplier * (self.activation.phi(u) - data["v"])
         if self.coupled:
             slopes = {"w": library(error).swapaxes(error, -1, -2) @ data["X"], "c": error.sum(-2)}
         else:
@@ -200,20 +204,27 @@ class FenchelWeight(Subproblem):
         (c: proximity): the objective is at most that far above its optimum, in exact arithmetic. It is
         +inf where the curvature is zero and the gradient is not, and relative to 1 + the objective with its constants.
         """
-        gradient, batch = self.gradient(values, data), values["w"].shape[0]
-        pulls = self._pulls(data)
-        size = gap = 0.0 * gradient["w"].reshape(batch, -1).sum(-1)
+        gradient, pulls = self.gradient(values, data), self._pulls(data)
+        size = largest_entry(gradient["w"] / (1 + pulls["w"]))
+        if self.bias:
+            size = library(size).maximum(size, largest_entry(gradient["c"] / (1 + pulls["c"])))
+        return Residuals(0.0 * size, size, self.gap(gradient, values, data))
+
+    def gap(
+        self, gradient: Mapping[str, Array], values: Mapping[str, Array], data: Mapping[str, Array], u: Array = None
+    ) -> Array:
+        """The relative gap of `residuals`, from the gradient there; `u` as for `objective`."""
+        batch = values["w"].shape[0]
+        gap = 0.0 * gradient["w"].reshape(batch, -1).sum(-1)
         for name, slope in gradient.items():
             curvature = self.proximity + (self.weight_decay if name == "w" else 0.0)
             square = (slope**2).reshape(batch, -1).sum(-1) / 2
             gap = gap + (square / curvature if curvature else library(gap).where(square > 0, np.inf, 0.0 * gap))
-            size = library(size).maximum(size, largest_entry(slope / (1 + pulls[name])))
-        relative = relative_gap(gap, self.size(values, data), lambda: self.objective(values, data))
-        return Residuals(0.0 * size, size, relative)
+        return relative_gap(gap, self.size(values, data, u), lambda: self.objective(values, data, u))
 
-    def size(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
+    def size(self, values: Mapping[str, Array], data: Mapping[str, Array], u: Array = None) -> Array:
         # multiplier * B(v, u) and the quadratic terms.
-        u, v, batch = self.pre_activations(values, data), data["v"], values["w"].shape[0]
+        u, v, batch = self.pre_activations(values, data) if u is None else u, data["v"], values["w"].shape[0]
         fit = self.activation.gap(v, u) if self.coupled else self.activation.gap(v[..., None], u[..., None])
         total = self.multiplier * fit.reshape(batch, -1).sum(-1)
         total = total + self.weight_decay / 2 * (values["w"] ** 2).reshape(batch, -1).sum(-1)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..formulations.fenchel_weight import FenchelWeight
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, pick_rows, wanted_gap
+from .rows import backtrack, wanted_gap
 from .solution import decisive
 
 MAX_ITERATIONS = 100
@@ -44,21 +44,32 @@ def run(subproblem: FenchelWeight, data: Data, start: Data, tolerance: float) ->
     factor = _gram_factor(subproblem, data["X"])
     names = ["v", *(old for _, old in _pairs(subproblem))]
     part = dict(data)
-    present = {name: data[old] for name, old in _pairs(subproblem)}
-    wanted = wanted_gap(subproblem, present, data, tolerance)
+    wanted = wanted_gap(subproblem, {name: data[old] for name, old in _pairs(subproblem)}, data, tolerance)
+    u = subproblem.pre_activations(values, data)
     for done in range(MAX_ITERATIONS + 1):
-        good = (decisive(subproblem.residuals(values, part)) <= wanted) | stalled | (done == MAX_ITERATIONS)
+        gradient = subproblem.gradient(values, part, u)
+        gap = _decisive(subproblem, gradient, values, part, u)
+        good = (gap <= wanted) | stalled | (done == MAX_ITERATIONS)
         if bool(good.any()):
             for name in result:
                 result[name][rows[good]] = values[name][good]
             iterations[rows[good]] = done
-            rows, stalled, wanted = pick_rows(~good, rows, stalled, wanted)
-            values = {name: value[~good] for name, value in values.items()}
-            part |= {name: part[name][~good] for name in names}
+            keep = ~good
+            rows, wanted, gap, u = (array[keep] for array in (rows, wanted, gap, u))
+            values, gradient = ({name: array[keep] for name, array in some.items()} for some in (values, gradient))
+            part |= {name: part[name][keep] for name in names}
         if not len(rows):
             break
-        values, stalled = _step(subproblem, part, values, factor)
+        values, u, stalled = _step(subproblem, part, values, u, gradient, factor, wanted / gap)
     return Answer(result | {"u": subproblem.pre_activations(result, data)}, iterations, result)
+
+
+def _decisive(subproblem: FenchelWeight, gradient: Data, values: Data, data: Data, u: Tensor) -> Tensor:
+    """What decides whether an instance is solved, as `decisive`, without products that are known already."""
+    if subproblem.proximity:
+        gap: Tensor = subproblem.gap(gradient, values, data, u)
+        return gap
+    return decisive(subproblem.residuals(values, data))
 
 
 def _pairs(subproblem: FenchelWeight) -> tuple[tuple[str, str], ...]:
@@ -109,29 +120,38 @@ def _gram_factor(subproblem: FenchelWeight, X: Tensor) -> Tensor:
 
 
 def _step(
-    subproblem: FenchelWeight, data: Data, values: dict[str, Tensor], factor: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One damped Newton step of every instance, and which of them could not move."""
-    here = _pack(subproblem, values)
-    gradient = _pack(subproblem, subproblem.gradient(values, data))
-    direction = _direction(subproblem, data, values, gradient, factor)
+    subproblem: FenchelWeight, data: Data, values: dict[str, Tensor], u: Tensor, gradient: Data, factor: Tensor,
+    share: Tensor,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:  # fmt: skip
+    """One damped Newton step of every instance: weights, pre-activations, and which instances could not move.
 
-    def moved(steps: Tensor, direction: Tensor) -> Tensor:
-        return torch.where(steps[:, None, None] > 0, here + steps[:, None, None] * direction, here)
+    `share` is how much of its gap an instance may keep.
+    """
+    here, slopes = _pack(subproblem, values), _pack(subproblem, gradient)
+    columns = _with_ones(subproblem, data["X"])
+    direction, along = _direction(subproblem, u, slopes, columns, factor, share)
+    before = subproblem.objective(values, data, u)
 
-    def search(direction: Tensor) -> Tensor:
+    def moved(steps: Tensor, direction: Tensor, along: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        far = steps[:, None, None]
+        new_values = _unpack(subproblem, torch.where(far > 0, here + far * direction, here))
+        change = along.mT if subproblem.coupled else along[:, 0]
+        return new_values, u + steps.reshape(-1, *[1] * (u.ndim - 1)) * change
+
+    def search(direction: Tensor, along: Tensor) -> Tensor:
         def objective(steps: Tensor) -> Tensor:
-            return subproblem.objective(_unpack(subproblem, moved(steps, direction)), data)
+            new_values, new_u = moved(steps, direction, along)
+            return subproblem.objective(new_values, data, new_u)
 
-        slope = (gradient * direction).sum((1, 2))
-        return backtrack(objective, subproblem.objective(values, data), slope)[0]
+        return backtrack(objective, before, (slopes * direction).sum((1, 2)))[0]
 
-    steps = search(direction)
+    steps = search(direction, along)
     if bool((steps == 0).any()):
         # Far from the solution a kinked Hessian can miss most of the curvature; the majorizer never does.
-        safe = torch.where((steps == 0)[:, None, None], -_precondition(gradient, factor), direction)
-        steps, direction = torch.where(steps == 0, search(safe), steps), safe
-    return _unpack(subproblem, moved(steps, direction)), steps == 0
+        safe = torch.where((steps == 0)[:, None, None], -_precondition(slopes, factor), direction)
+        along = safe @ columns.T
+        steps, direction = torch.where(steps == 0, search(safe, along), steps), safe
+    return *moved(steps, direction, along), steps == 0
 
 
 def _precondition(residual: Tensor, factor: Tensor) -> Tensor:
@@ -141,42 +161,51 @@ def _precondition(residual: Tensor, factor: Tensor) -> Tensor:
 
 
 def _direction(
-    subproblem: FenchelWeight, data: Data, values: Data, gradient: Tensor, factor: Tensor
-) -> Tensor:
-    """Newton's direction of every instance by preconditioned conjugate gradients."""
-    columns, ridge = _with_ones(subproblem, data["X"]), _ridge(subproblem, data["X"])
-    pre_activations = subproblem.pre_activations(values, data)
-    curve = subproblem.activation.jacobian(pre_activations)
+    subproblem: FenchelWeight, u: Tensor, gradient: Tensor, columns: Tensor, factor: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Newton's direction of every instance by preconditioned conjugate gradients, and what it adds to u.
 
-    def hessian(direction: Tensor) -> Tensor:
-        if subproblem.coupled:
-            bent = curve(columns @ direction.mT).mT
-        else:
-            bent = curve(direction[:, 0] @ columns.T)[:, None]
-        return subproblem.multiplier * bent @ columns + ridge * direction
+    They end as Newton's fast convergence asks, or where the equations hold so well that, with the same pieces of phi,
+    the gap after the step is a quarter of the wanted one: 1/2 |residual|^2 over the least curvature.
+    """
+    ridge = _ridge(subproblem, columns)
+    curve = subproblem.activation.jacobian(u)
+
+    def bend(change: Tensor) -> Tensor:
+        return curve(change.mT).mT if subproblem.coupled else curve(change[:, 0])[:, None]
 
     def inner(left: Tensor, right: Tensor) -> Tensor:
         return (left * right).sum((1, 2))[:, None, None]
 
     solution, residual = torch.zeros_like(gradient), -gradient
+    along = gradient.new_zeros(*gradient.shape[:2], len(columns))
     search = _precondition(residual, factor)
     size = first = inner(residual, search)
     wanted = first * torch.clamp(first, 1e-8, 1e-2)
+    # Without a proximal term nothing bounds the gap of a bias by its slope.
+    enough = inner(gradient, gradient / ridge) * share[:, None, None] / 4 if subproblem.proximity else 0 * first
     for _ in range(MAX_INNER_ITERATIONS):
-        product = hessian(search)
+        change = search @ columns.T
+        product = subproblem.multiplier * bend(change) @ columns + ridge * search
         curvature = inner(search, product)
         step = torch.where(curvature > 0, size / curvature.clamp_min(1e-300), 0.0)
-        solution, residual = solution + step * search, residual - step * product
+        solution, along, residual = solution + step * search, along + step * change, residual - step * product
         scaled = _precondition(residual, factor)
         new_size = inner(residual, scaled)
-        if bool(((new_size <= wanted) | (step == 0)).all()):
+        done = (new_size <= wanted) | (step == 0)
+        if subproblem.proximity:
+            done |= inner(residual, residual / ridge) <= enough
+        if bool(done.all()):
             break
         search = scaled + torch.where(size > 0, new_size / size.clamp_min(1e-300), 0.0) * search
         size = new_size
     # A direction of zero curvature and nonzero slope only arises without any ridge: fall back to the
     # preconditioned gradient.
     flat = inner(solution, solution) == 0
-    return torch.where(flat, _precondition(-gradient, factor), solution)
+    if bool(flat.any()):
+        solution = torch.where(flat, _precondition(-gradient, factor), solution)
+        along = solution @ columns.T
+    return solution, along
 
 
 ENGINE = Engine(
