@@ -10,6 +10,8 @@ from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Formulation, LiftedState, Step
 from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
+from .monotone_affine import AffineInequality
+from .monotone_gap import proven_gap
 from .subproblem import Residuals, Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -21,6 +23,7 @@ __all__ = [
     "ACTIVATIONS",
     "LOSSES",
     "Activation",
+    "AffineInequality",
     "Architecture",
     "Block",
     "Description",
@@ -45,4 +48,5 @@ __all__ = [
     "TargetBlocks",
     "UsageError",
     "activation",
+    "proven_gap",
 ]
