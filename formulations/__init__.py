@@ -12,6 +12,7 @@ from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
 from .monotone_affine import AffineInequality
 from .monotone_gap import proven_gap
+from .monotone_layer import MonotoneLayer
 from .subproblem import Residuals, Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -35,6 +36,7 @@ __all__ = [
     "LiftedState",
     "LipschitzRegression",
     "Loss",
+    "MonotoneLayer",
     "NoConvexModelError",
     "NotDisciplinedError",
     "OutputMoments",

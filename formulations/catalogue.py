@@ -14,6 +14,7 @@ from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
 from .lipschitz_regression import LipschitzRegression
 from .monotone_affine import AffineInequality
+from .monotone_layer import MonotoneLayer
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -33,6 +34,7 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         SpectralRegression,
         LipschitzRegression,
         AffineInequality,
+        MonotoneLayer,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

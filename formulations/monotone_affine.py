@@ -190,8 +190,8 @@ def symmetric_factor(M: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh((M + M.T) / 2)
     if values[0] < -ROUNDING * (1 + abs(values).max()):
         raise UsageError(
-            f"the operator is not monotone: (M + M')/2 has the eigenvalue {values[0]:.3g}; expected none below zero, or "
-            "its gap function is not convex. Add a multiple of the identity to M, or take another operator."
+            f"the operator is not monotone: (M + M')/2 has the eigenvalue {values[0]:.3g}; expected none below zero, "
+            "or its gap function is not convex. Add a multiple of the identity to M, or take another operator."
         )
     factor: np.ndarray = np.sqrt(values.clip(0))[:, None] * vectors.T
     return factor
@@ -217,4 +217,5 @@ def _spread(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return np.broadcast_to(_finite(name, values), shape).copy()
     except ValueError:
-        raise UsageError(f"{name} has shape {np.shape(values)}; expected {shape}, or what spreads to it.") from None
+        seen = np.shape(values)
+        raise UsageError(f"{name} has shape {seen}; expected {shape}.") from None

@@ -58,7 +58,8 @@ def proven_gap(
         raise UsageError("C is not stated once; expected a radius (ball), or low and high (box).")
     size = np.size(z)
     if np.shape(M) != (size, size) or np.shape(q) != (size,):
-        raise UsageError(f"M, q and z have the shapes {np.shape(M)}, {np.shape(q)}, {np.shape(z)}; expected equal lengths.")
+        seen = f"{np.shape(M)}, {np.shape(q)}, {np.shape(z)}"
+        raise UsageError(f"M, q and z have the shapes {seen}; expected (n, n), (n,), (n,).")
     rows, shift, point = [_vector(row, size) for row in np.asarray(M)], _vector(q, size), _vector(z, size)
     if radius is not None:
         point = _into_ball(point, _exact(radius))

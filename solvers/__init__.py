@@ -4,9 +4,11 @@ from .agreement import Agreement, agree
 from .batch import ENGINES, solve
 from .conic_engines import CONIC_ENGINES
 from .coordinator import fit
+from .frozen_layers import frozen_features, refit_last_layer
 from .history import History
 from .layered import CatalogueActivation, build_network
 from .methods import fit_method
+from .monotone_layer import LayerFit, fit_layer, stochastic_steps
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
@@ -19,6 +21,7 @@ __all__ = [
     "CatalogueActivation",
     "History",
     "Instance",
+    "LayerFit",
     "Run",
     "Solution",
     "SolveError",
@@ -26,9 +29,13 @@ __all__ = [
     "agree",
     "build_network",
     "fit",
+    "fit_layer",
     "fit_method",
     "fit_targets",
+    "frozen_features",
     "load",
+    "refit_last_layer",
     "solve",
     "solve_problem",
+    "stochastic_steps",
 ]

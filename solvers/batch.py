@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..formulations.errors import UsageError
 from ..formulations.subproblem import Subproblem
-from . import activation_gradient, activation_newton, output_newton, weight_newton
+from . import activation_gradient, activation_newton, ball_newton, output_newton, weight_newton
 from .conic import SETTINGS
 from .conic_engines import CONIC_ENGINES, REFERENCE
 from .engine import Data, Engine
@@ -34,6 +34,7 @@ ENGINES: dict[str, Engine] = {
         activation_newton.ENGINE,
         weight_newton.ENGINE,
         output_newton.ENGINE,
+        ball_newton.ENGINE,
     )
 }
 """Engines of the package's own blocks, in the order in which `solve` asks them; see also `CONIC_ENGINES`."""
