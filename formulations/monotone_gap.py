@@ -61,6 +61,7 @@ def proven_gap(
         seen = f"{np.shape(M)}, {np.shape(q)}, {np.shape(z)}"
         raise UsageError(f"M, q and z have the shapes {seen}; expected (n, n), (n,), (n,).")
     rows, shift, point = [_vector(row, size) for row in np.asarray(M)], _vector(q, size), _vector(z, size)
+    ends: list[tuple[Fraction, Fraction]] = []
     if radius is not None:
         point = _into_ball(point, _exact(radius))
     else:

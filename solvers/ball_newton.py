@@ -87,7 +87,7 @@ def _over_the_ball(block: MonotoneLayer, data: Data, packed: Tensor, tolerance: 
         # Once a step promises less than the rounding of the objective, the gap soon only wanders.
         if gap <= tolerance or idle > 2 or done == MAX_ITERATIONS:
             break
-        moved = None
+        moved, promised = None, 0.0
         for model in (_hessian, _majorizer):
             curve = model(block, data, values)
             if curve is not None:
