@@ -11,6 +11,9 @@ from .formulation import Architecture, Block, Formulation, LiftedState, Step
 from .inequality_lifting import InequalityLifting
 from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
+from .monotone_affine import AffineInequality
+from .monotone_gap import proven_gap
+from .monotone_layer import MonotoneLayer
 from .subproblem import Residuals, Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -22,6 +25,7 @@ __all__ = [
     "ACTIVATIONS",
     "LOSSES",
     "Activation",
+    "AffineInequality",
     "Architecture",
     "Block",
     "Description",
@@ -34,6 +38,7 @@ __all__ = [
     "LiftedState",
     "LipschitzRegression",
     "Loss",
+    "MonotoneLayer",
     "NoConvexModelError",
     "NotDisciplinedError",
     "OutputMoments",
@@ -47,4 +52,5 @@ __all__ = [
     "TargetBlocks",
     "UsageError",
     "activation",
+    "proven_gap",
 ]

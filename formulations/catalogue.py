@@ -22,6 +22,8 @@ from .lpom import LiftedProximalOperators
 from .penalty_blocks import PenaltyPreActivation
 from .quadratic_penalty import QuadraticPenalty
 from .square_lift import SquareLift
+from .monotone_affine import AffineInequality
+from .monotone_layer import MonotoneLayer
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -43,6 +45,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         OutputMoments,
         SpectralRegression,
         LipschitzRegression,
+        AffineInequality,
+        MonotoneLayer,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

@@ -5,10 +5,12 @@ from .batch import ENGINES, solve
 from .batch_norm import fold_batch_norm
 from .conic_engines import CONIC_ENGINES
 from .coordinator import fit
+from .frozen_layers import frozen_features, refit_last_layer
 from .history import History
 from .layered import CatalogueActivation, build_network
 from .lifted_training import fit_lifted
 from .methods import fit_method
+from .monotone_layer import LayerFit, fit_layer, stochastic_steps
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
@@ -21,6 +23,7 @@ __all__ = [
     "CatalogueActivation",
     "History",
     "Instance",
+    "LayerFit",
     "Run",
     "Solution",
     "SolveError",
@@ -28,11 +31,15 @@ __all__ = [
     "agree",
     "build_network",
     "fit",
+    "fit_layer",
     "fit_lifted",
     "fit_method",
     "fit_targets",
     "fold_batch_norm",
+    "frozen_features",
     "load",
+    "refit_last_layer",
     "solve",
     "solve_problem",
+    "stochastic_steps",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..formulations.errors import UsageError
 from ..formulations.subproblem import Subproblem
-from . import activation_gradient, activation_newton, clipping, output_newton, ridge, weight_newton
+from . import activation_gradient, activation_newton, ball_newton, clipping, output_newton, ridge, weight_newton
 from .conic import SETTINGS
 from .conic_engines import CONIC_ENGINES, REFERENCE
 from .engine import Data, Engine
@@ -36,9 +36,11 @@ ENGINES: dict[str, Engine] = {
         output_newton.ENGINE,
         ridge.ENGINE,
         clipping.ENGINE,
+        ball_newton.ENGINE,
     )
 }
 """Engines of the package's own blocks, in the order in which `solve` asks them; see also `CONIC_ENGINES`."""
+
 
 def solve(
     subproblem: Subproblem,

@@ -1,0 +1,138 @@
+"""Monotone variational inequalities: one layer solved exactly, against the stochastic steps that were published.
+
+    python -m benchmarks.training_monotone [--seeds 3]
+
+**One layer.** The design of the probit simulation in the paper: 2000 rows X ~ N(.05, 1), beta ~ N(-.05, 1),
+bias ~ N(-.1, 1), y drawn with chance phi(X beta + bias), for phi sigmoid and probit; the ball has the radius sqrt(p). Stochastic steps:
+1000 projected steps of 200 samples, rate/sqrt(k + 1), at the best rate of 1, 3, 10, 30, 100 by natural residual; the
+published 1/(kappa (k + 1)) is of no use here, the modulus kappa over this ball being below 1e-19.
+
+**Last layer of a pretrained network.** A small convolutional network learns the MNIST digits 0 to 4 (one pass of Adam);
+its last layer is then refitted for the digits 5 to 9, exactly and by 20 epochs of Adam on that layer.
+
+One thread, CPU time, means over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from statistics import mean
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from convexblocks.formulations import activation
+from convexblocks.networks import load_dataset
+from convexblocks.solvers import frozen_features, refit_last_layer, stochastic_steps
+from convexblocks.solvers.monotone_layer import LayerFit, fit_layer
+
+SAMPLES, STEPS, BATCH = 2000, 1000, 200
+RATES = (1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+def simulated(p: int, which: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    fixed, rng = np.random.default_rng(1), np.random.default_rng(1000 + seed)
+    beta, bias = fixed.normal(-0.05, 1, p), fixed.normal(-0.1, 1)
+    X = rng.normal(0.05, 1, (SAMPLES, p))
+    return X, (rng.uniform(size=SAMPLES) < activation(which).phi(X @ beta + bias)).astype(float)
+
+
+def last_layer(seeds: int) -> Table:
+    table = table_of(f"one layer, mean of {seeds} seeds", "phi, p", "method", "natural residual", "gap", "CPU s")
+    for which in ("sigmoid", "probit"):
+        for p in (50, 100, 200):
+            runs: dict[str, list[LayerFit]] = {"exact": [], "stochastic": []}
+            for seed in range(seeds):
+                X, y = simulated(p, which, seed)
+                common = {"radius": float(np.sqrt(p))}
+                runs["exact"].append(fit_layer(X, y, which, **common))
+                tried = [
+                    stochastic_steps(X, y, which, rate=rate, steps=STEPS, batch_size=BATCH, random_state=seed, **common)
+                    for rate in RATES
+                ]
+                runs["stochastic"].append(min(tried, key=lambda found: found.natural_residual))
+            for name, found in runs.items():
+                table.add_row(
+                    f"{which}, {p}", name, f"{mean(one.natural_residual for one in found):.1e}",
+                    f"{mean(one.gap for one in found):.1e}", f"{mean(one.cpu_seconds for one in found):.3f}",
+                )  # fmt: skip
+    return table
+
+
+def convolutional(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 5),
+    )  # fmt: skip
+
+
+def adam(network: nn.Module, X: Tensor, y: Tensor, epochs: int, seed: int) -> float:
+    """CPU seconds of Adam on all that a module has."""
+    began, generator = time.process_time(), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(X), generator=generator).split(128):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(X[rows]), y[rows]).backward()
+            optimizer.step()
+    return time.process_time() - began
+
+
+def new_classes(seeds: int) -> Table:
+    data = load_dataset("mnist")
+    X, y, X_test, y_test = (torch.as_tensor(np.asarray(part)) for part in (*data.train, *data.test))
+    X, X_test = (part.float().reshape(-1, 1, 28, 28) for part in (X, X_test))
+    old, new, new_test = y < 5, y >= 5, y_test >= 5
+    accuracies: dict[str, list[float]] = {"exact": [], "Adam, 20 epochs": []}
+    seconds: dict[str, list[float]] = {"exact": [], "Adam, 20 epochs": []}
+    for seed in range(seeds):
+        network = convolutional(seed)
+        adam(network, X[old], y[old].long(), 1, seed)
+        began = time.process_time()
+        features = frozen_features(network, X[new]).float()
+        passed, layer = time.process_time() - began, nn.Linear(64, 5)
+        seconds["Adam, 20 epochs"].append(passed + adam(layer, features, y[new].long() - 5, 20, seed))
+        predicted = layer(frozen_features(network, X_test[new_test]).float()).argmax(1)
+        accuracies["Adam, 20 epochs"].append(float((predicted == y_test[new_test] - 5).double().mean()))
+        began = time.process_time()
+        refit_last_layer(network, (X[new], y[new] - 5), weight_decay=1.0)
+        seconds["exact"].append(time.process_time() - began)
+        with torch.no_grad():
+            predicted = network(X_test[new_test]).argmax(1)
+        accuracies["exact"].append(float((predicted == y_test[new_test] - 5).double().mean()))
+    table = table_of(f"last layer on new digits, mean of {seeds} seeds", "method", "test accuracy", "CPU s")
+    for name, found in accuracies.items():
+        table.add_row(name, f"{mean(found):.4f}", f"{mean(seconds[name]):.2f}")
+    return table
+
+
+def table_of(title: str, *headings: str) -> Table:
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("method", "phi, p") else "right")
+    return table
+
+
+def tables(seeds: int) -> Iterator[Table]:
+    """All tables, one after the other."""
+    yield last_layer(seeds)
+    yield new_classes(seeds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for table in tables(arguments.seeds):
+        Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
