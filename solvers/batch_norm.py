@@ -59,7 +59,7 @@ def fold_batch_norm(network: nn.Sequential) -> nn.Sequential:
             modules[-1] = fuse_linear_bn_eval(before, module)
         else:
             raise UsageError(
-                f"layer {place} ({module}) does not follow a layer of its kind; expected BatchNorm2d right after Conv2d, "
-                "or BatchNorm1d right after Linear: move it there."
+                f"layer {place} ({module}) does not follow a layer of its kind; expected BatchNorm2d right after "
+                "Conv2d, or BatchNorm1d right after Linear: move it there."
             )
     return nn.Sequential(*modules)
