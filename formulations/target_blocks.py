@@ -19,9 +19,15 @@ layers of a step are independent of each other.
 one matrix for all units: the quadratic with this Hessian majorizes the block, and its minimizer is the present weights
 minus gradient H^-1. The trainer (solvers/target_training.py) averages the Gram matrix X'X/n over batches and factorizes
 H every few steps, so that there H majorizes the block of an average batch rather than of this one; it moves a fraction
-of the way, with momentum and a cosine schedule. The inputs of the first layer never change: its H is made once, and
-without weight decay so are the products x H^-1, after which a step costs no more than a plain gradient step. `exact`
-takes the minimizer of the block itself instead.
+of the way, with momentum and a cosine schedule. The inputs of a dense first layer never change: its H is made once, and
+so are inputs in coordinates where H is the identity, after which a step costs no more than a plain gradient step.
+`exact` takes the minimizer of the block itself instead.
+
+**Rows.** A convolution and a graph convolution are the same block, with other rows X than the activations below
+(solvers/linear_maps.py): a row for each sample and position of the kernel, or for each node. Sums go over all rows, and
+n stays the number of samples of the batch, because G is the slope of the loss of a sample in one of its rows: X'X/n is
+then the sum of the patches' Gram matrices over positions, averaged over samples. In a graph the samples are the nodes
+with a target, and the rows of a layer those of the nodes that these targets depend on.
 
 **Relatives.** Preconditioning the gradient of every layer by the second moments of its inputs is one-sided K-FAC (that
 of Martens & Grosse, 2015, with its input side alone), also known as gradient descent on neurons (Benzing, 2022);

@@ -119,7 +119,7 @@ class Run:
         Parameters
         ----------
         X : array, shape (samples, features)
-            Inputs in the units of the data that the run was started with.
+            Inputs in the units of the data that the run was started with; pictures and graphs as in training.
 
         Returns
         -------
@@ -132,14 +132,20 @@ class Run:
             If X is no finite numbers or has another number of features.
         """
         layered = read_network(self.module, dense=False)
-        inputs = check_inputs(X, features=self.settings["widths"][0], shape=layered.input_shape)
+        graph = len(layered.input_shape) == 2
+        one = graph and np.ndim(X) == 2
+        inputs = check_inputs(X[None] if one else X, features=self.settings["widths"][0], shape=layered.input_shape)
         scaling = self.notes.get("scaling")
         if scaling:
             inputs = (inputs - np.asarray(scaling["shift"])) / np.asarray(scaling["scale"])
         with torch.no_grad():
             output = self.module(torch.as_tensor(inputs, dtype=layered.dtype, device=layered.device))
         loss = find_loss(self.settings["loss"])
-        return loss.predict(output)
+        if not graph:
+            return loss.predict(output)
+        predicted = loss.predict(output.flatten(0, 1))
+        predicted = predicted.reshape(*output.shape[:2], *predicted.shape[1:])
+        return predicted[0] if one else predicted
 
     def subproblem(self, layer: int, sample: int, sweep: int | None = None) -> cp.Problem:
         """One activation block instance as a live cvxpy Problem with its values; see `instance`."""

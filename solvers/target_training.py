@@ -61,9 +61,13 @@ def fit_targets(
     Parameters
     ----------
     network : torch.nn.Sequential
-        Linear layers with known activations between them; its present weights are the start.
+        Linear layers with known activations between them, or Conv2d or GraphConvolution layers, with AvgPool2d, Flatten
+        and Unflatten between an activation and the next layer; its present weights are the start.
     data : pair of arrays
         X of shape (samples, features) and y: labels 0, 1, ..., K-1, or real targets (samples,) or (samples, outputs).
+        Pictures: X (samples, channels, height, width). Graphs: X (nodes, features) or (graphs, nodes, features), and y
+        with a label for each node, -1 where it is not in the loss (real targets: NaN); the sum is over labelled nodes,
+        and mini-batches are made of graphs.
     method : TargetBlocks, optional
         Step, proximity, momentum, batch size, and whether blocks are solved exactly.
     loss, task, weight_decay : str, str, float

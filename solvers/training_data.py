@@ -57,7 +57,7 @@ def check_inputs(
             f"{name} holds values up to {largest:.1e}, whose squares overflow; expected at most {LARGEST_INPUT:.0e}: "
             "scale the features (sklearn.preprocessing.StandardScaler)."
         )
-    if features is not None and X.shape[1] != features:
+    if features is not None and X.ndim == 2 and X.shape[1] != features:
         raise UsageError(
             f"{name} has {X.shape[1]} features, but the network reads {features}; change the first layer or the data."
         )
