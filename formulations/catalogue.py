@@ -19,11 +19,11 @@ from .inequality_lifting import InequalityLifting
 from .lifted_method import LiftedMethod
 from .lipschitz_regression import LipschitzRegression
 from .lpom import LiftedProximalOperators
+from .monotone_affine import AffineInequality
+from .monotone_layer import MonotoneLayer
 from .penalty_blocks import PenaltyPreActivation
 from .quadratic_penalty import QuadraticPenalty
 from .square_lift import SquareLift
-from .monotone_affine import AffineInequality
-from .monotone_layer import MonotoneLayer
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
