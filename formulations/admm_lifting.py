@@ -42,6 +42,12 @@ from .penalty_blocks import best_pre_activation, pieces
 from .subproblem import require_count, require_positive
 
 
+def _known(multiplier: Array | None) -> Array:
+    """The multiplier of a state that has been started."""
+    assert multiplier is not None
+    return multiplier
+
+
 class _AdmmLifting(LiftedMethod):
     """What the two methods share; `factors` gives multiplier, coupling and the factor of the output."""
 
@@ -68,7 +74,7 @@ class _AdmmLifting(LiftedMethod):
     def wanted(self, layer: int, architecture: Architecture, state: LiftedVariables) -> Array:
         """What the linear map of a layer is fitted to: z_l, or z_L + u/output."""
         z = state.pre_activations[layer - 1]
-        return z + state.multiplier / self.factors()[2] if layer == architecture.layers else z
+        return z + _known(state.multiplier) / self.factors()[2] if layer == architecture.layers else z
 
     def fit_pre_activation(
         self, step: Step, architecture: Architecture, state: LiftedVariables, solve: SolveBlock
@@ -77,7 +83,7 @@ class _AdmmLifting(LiftedMethod):
         multiplier, coupling, output = self.factors()
         place, arrives = step.layer - 1, state.sent(step.layer)
         if step.layer == architecture.layers:
-            arrives = arrives - state.multiplier / output
+            arrives = arrives - _known(state.multiplier) / output
             fit_output(architecture, state, solve, multiplier=output, arrives=arrives)
             return
         phi, a = architecture.activations[place], state.activations[place]
@@ -210,4 +216,4 @@ class DeepAdmm(_AdmmLifting):
             state.activations[place] = a - slope / (factor * squared_norm(W) + self.multiplier)
 
     def figures(self, state: LiftedVariables) -> dict[str, Any]:
-        return {"multiplier_size": float(abs(state.multiplier).max())}
+        return {"multiplier_size": float(abs(_known(state.multiplier)).max())}

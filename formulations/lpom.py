@@ -86,8 +86,8 @@ class LiftedProximalOperators(LiftedMethod):
             block, data = activation_block(step, architecture, state, multiplier=self.multiplier)
             state.activations[place] = fixed_point(block, data, state.activations[place], self.repeats)
             return
-        block, data = weight_block(step, architecture, state, multiplier=self.multiplier)
-        values = accelerated_gradient(block, data, self.repeats, state.memory if step.layer == 1 else None)
+        weights, data = weight_block(step, architecture, state, multiplier=self.multiplier)
+        values = accelerated_gradient(weights, data, self.repeats, state.memory if step.layer == 1 else None)
         put_weights(step, architecture, state, values)
 
     def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
