@@ -151,3 +151,15 @@ def test_damaged_baselines_are_refused(trained: Path, tmp_path: Path) -> None:
         result = run("report", tmp_path)
         assert result.exit_code == 2
         assert "damaged" in result.stderr
+
+
+def test_a_run_of_a_network_that_is_not_dense_has_a_page(tmp_path: Path) -> None:
+    from torch import nn
+
+    from convexblocks.solvers import fit_targets
+
+    X, y = np.random.default_rng(0).standard_normal((12, 1, 4, 4)), np.arange(12) % 3
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    fit_targets(network, (X, y), sweeps=2, out=tmp_path / "run", validation=(X, y))
+    assert run("report", tmp_path / "run").exit_code == 0
+    self_contained((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
