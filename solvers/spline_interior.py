@@ -27,7 +27,7 @@ from .spline_statistics import integrate
 from .spline_terms import Term, Units
 
 ITERATIONS = 80
-PATIENCE = 12
+PATIENCE = 30
 LEAST_PENALTY = 1e-13
 FAR = 1e3
 
@@ -233,7 +233,8 @@ def find_reach(program: Program, s: Array, objective: Array) -> Array:
     spread, penalty = (arrays.where(known, part, 1 + 0 * part) for part in (program.spread, program.penalty))
     excess = arrays.clip(objective, 0.0, None)
     reach = abs(program.regression) + (2 * excess / spread) ** 0.5 + excess / penalty
-    return arrays.where(known, reach, FAR * (1 + arrays.amax(abs(s), 0)))
+    largest = arrays.amax(abs(s), 0)
+    return arrays.where(known, reach, FAR * arrays.where(largest > 0, largest, 1 + largest))
 
 
 def advance(program: Program, point: Point) -> Point:
