@@ -25,6 +25,7 @@ from .solution import Status
 from .spline_certificate import relative_gap
 from .splines import SplineFit, fit_splines
 
+TIGHTEST = 1e-12
 THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 0.0)
 
 
@@ -32,20 +33,20 @@ def fit_spline_exact(
     x: Any, y: Any, *,
     slopes: str | tuple[float, float] | SlopeProperty = "firmly_nonexpansive", penalty: float = 1.0,
     loss: str | SplineLoss = "squared", weights: Any = None, tolerance: float = 1e-9,
-) -> SplineFit:  # fmt: skip
-    """Fit one activation over all functions with bounded slopes.
+) -> Any:  # fmt: skip
+    """Fit activations over all functions with bounded slopes.
 
     Parameters
     ----------
-    x, y : array, shape (samples,)
-        Inputs and targets; equal inputs are fine.
+    x, y : array, shape (samples,) or (samples, channels)
+        Inputs and targets; equal inputs are fine. Many channels at once take little longer than one.
     slopes, penalty, loss, weights, tolerance
         As for `fit_splines`.
 
     Returns
     -------
-    SplineFit
-        One channel; its knots are the first sample, the kinks and the last sample. `dual_value` is a lower bound for
+    SplineFit, or list of SplineFit
+        One for every channel, each with one channel. Its knots are the first sample, the kinks and the last sample. `dual_value` is a lower bound for
         all functions with these slopes.
 
     Raises
@@ -60,28 +61,66 @@ def fit_spline_exact(
     (3, 1)
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.ndim != 1 or y.shape != x.shape:
-        raise UsageError(f"x has shape {x.shape} and y has {y.shape}; expected (samples,) for both: one activation.")
-    w = np.ones(x.shape) if weights is None else np.asarray(weights, dtype=float)
-    knots = np.unique(x)
-    if len(knots) < 2:
-        # One input, or none to speak of: any straight line through it will do.
-        knots = np.array([*knots, *(knots + 1.0)])
+    if x.ndim not in (1, 2) or y.shape != x.shape or not x.size:
+        raise UsageError(
+            f"x has shape {x.shape} and y has {y.shape}; expected (samples,) or (samples, channels) for both."
+        )
+    w = np.ones(x.shape) if weights is None else np.broadcast_to(np.asarray(weights, dtype=float), x.shape)
+    single = x.ndim == 1
+    x, y, w = (part[:, None] if single else part for part in (x, y, w))
+    # Tighter than asked for: forgetting small jumps costs a little.
     settings: dict[str, Any] = {"slopes": slopes, "penalty": penalty, "loss": loss, "weights": w}
-    dense = fit_splines(x, y, knots, tolerance=tolerance / 4, **settings)
+    dense = fit_splines(x, y, knots_at(x), tolerance=max(tolerance / 100, TIGHTEST), **settings)
+    chosen = spline_loss(loss)
+    fits = [
+        _sparse(_channel(dense, c), (x[:, c], y[:, c], w[:, c], float(penalty), chosen), tolerance)
+        for c in range(x.shape[1])
+    ]
+    return fits[0] if single else fits
+
+
+def knots_at(x: np.ndarray) -> np.ndarray:
+    """The distinct inputs of each channel, (knots, channels); shorter columns go on with empty cells."""
+    columns = [np.unique(x[:, c]) for c in range(x.shape[1])]
+    most = max(2, *(len(column) for column in columns))
+    length = max(1.0, *(float(np.ptp(column)) for column in columns))
+    width = length / most
+    return np.stack(
+        [np.concatenate([t, t[-1] + width * np.arange(1, most - len(t) + 1)]) for t in columns], axis=1
+    )  # fmt: skip
+
+
+def _channel(fit: SplineFit, c: int) -> SplineFit:
+    """One channel of a fit."""
+    parts = {
+        name: part[:, c : c + 1] if part.ndim == 2 else part[c : c + 1]
+        for name, part in vars(fit).items()
+        if name != "status"
+    }
+    return replace(fit, **parts, status=(fit.status[c],))
+
+
+def _sparse(dense: SplineFit, data: tuple[Any, ...], tolerance: float) -> SplineFit:
+    """The spline with the fewest knots that still meets the tolerance, or does as well as the dense one."""
+    x, y = data[:2]
+    last = max(2, len(np.unique(x)))
+    dense = replace(
+        dense, knots=dense.knots[:last], coefficients=dense.coefficients[:last], slopes=dense.slopes[: last - 1]
+    )
+    # The best spline may be flat: then what the targets ask for says which slopes are small.
+    scale = max(float(np.abs(dense.slopes).max()), float(np.ptp(y) / np.ptp(dense.knots)))
     for threshold in THRESHOLDS:
-        t, s = thin_out(dense, threshold)
-        sparse = _measured(dense, t, s, (x, y, w, penalty, spline_loss(loss)), tolerance)
-        if sparse.relative_gap[0] <= max(tolerance, 1.5 * dense.relative_gap[0]):
-            return sparse
-    return replace(dense, status=sparse.status) if dense.relative_gap[0] > tolerance else dense
+        found = _measured(dense, *thin_out(dense, threshold * scale), data, tolerance)
+        if found.relative_gap[0] <= max(tolerance, 1.5 * dense.relative_gap[0]):
+            return found
+    return replace(dense, status=(Status.SOLVED if dense.relative_gap[0] <= tolerance else Status.INACCURATE,))
 
 
 def thin_out(dense: SplineFit, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Knots, with both ends, and slopes of a spline that forgets jumps up to a threshold times the largest slope."""
+    """Knots, with both ends, and slopes of a spline that forgets jumps up to a threshold."""
     t, v, s = dense.knots[:, 0], dense.coefficients[:, 0], dense.slopes[:, 0]
     jumps = np.diff(s)
-    kinks = 1 + np.flatnonzero(np.abs(jumps) > threshold * np.abs(s).max())
+    kinks = 1 + np.flatnonzero(np.abs(jumps) > threshold)
     places = np.concatenate([[0], kinks, [len(t) - 1]])
     lines = np.clip(np.diff(v[places]) / np.diff(t[places]), s.min(), s.max())
     knots, slopes, k = [], [lines[0]], 0
