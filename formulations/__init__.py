@@ -10,6 +10,9 @@ from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Formulation, LiftedState, Step
 from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
+from .slope_properties import SlopeProperty, slope_property
+from .spline_fit import SlopeSpline
+from .spline_losses import SPLINE_LOSSES, SplineLoss, spline_loss
 from .subproblem import Residuals, Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -20,6 +23,7 @@ from .two_layer_spectral import SpectralRegression
 __all__ = [
     "ACTIVATIONS",
     "LOSSES",
+    "SPLINE_LOSSES",
     "Activation",
     "Architecture",
     "Block",
@@ -38,11 +42,16 @@ __all__ = [
     "PairedMoments",
     "Residuals",
     "SecondMoments",
+    "SlopeProperty",
+    "SlopeSpline",
     "SpectralRegression",
+    "SplineLoss",
     "Step",
     "Subproblem",
     "Symbol",
     "TargetBlocks",
     "UsageError",
     "activation",
+    "slope_property",
+    "spline_loss",
 ]

@@ -13,6 +13,7 @@ from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
 from .lipschitz_regression import LipschitzRegression
+from .spline_fit import SlopeSpline
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -31,6 +32,7 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         OutputMoments,
         SpectralRegression,
         LipschitzRegression,
+        SlopeSpline,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

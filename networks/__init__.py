@@ -2,5 +2,17 @@
 
 from .baselines import linear_baseline, train_adam
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
+from .spline_activation import SplineActivation, tv2_penalty
+from .spline_regressor import SplineRegressor
 
-__all__ = ["BUILT_IN", "FROM_FOLDER", "Dataset", "linear_baseline", "load_dataset", "train_adam"]
+__all__ = [
+    "BUILT_IN",
+    "FROM_FOLDER",
+    "Dataset",
+    "SplineActivation",
+    "SplineRegressor",
+    "linear_baseline",
+    "load_dataset",
+    "train_adam",
+    "tv2_penalty",
+]

@@ -10,6 +10,8 @@ from .methods import fit_method
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
+from .spline_exact import fit_spline_exact
+from .splines import SplineFit, fit_splines
 from .target_training import fit_targets
 
 __all__ = [
@@ -22,11 +24,14 @@ __all__ = [
     "Run",
     "Solution",
     "SolveError",
+    "SplineFit",
     "Status",
     "agree",
     "build_network",
     "fit",
     "fit_method",
+    "fit_spline_exact",
+    "fit_splines",
     "fit_targets",
     "load",
     "solve",
