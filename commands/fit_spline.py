@@ -43,7 +43,10 @@ def fit_spline(
 
     settings: dict[str, Any] = {"slopes": chosen, "penalty": tv, "loss": measured}
     with working("fitting ...", quiet=json):
-        fit = fit_spline_exact(x, y, **settings) if knots is None else fit_splines(x, y, even_knots(x, knots), **settings)
+        if knots is None:
+            fit = fit_spline_exact(x, y, **settings)
+        else:
+            fit = fit_splines(x, y, even_knots(x, knots), **settings)
     summary = _summary(fit, exact=knots is None)
     if out is not None:
         _save(out, fit, summary, x, y)
@@ -104,7 +107,8 @@ def _summary(fit: SplineFit, *, exact: bool) -> dict[str, Any]:
 def _save(out: Path, fit: SplineFit, summary: dict[str, Any], x: np.ndarray, y: np.ndarray) -> None:
     out.mkdir(parents=True)
     spline = {
-        "knots": fit.knots[:, 0].tolist(), "values": fit.coefficients[:, 0].tolist(), "slopes": fit.slopes[:, 0].tolist()
+        "knots": fit.knots[:, 0].tolist(), "values": fit.coefficients[:, 0].tolist(),
+        "slopes": fit.slopes[:, 0].tolist(),
     }  # fmt: skip
     (out / "spline.json").write_text(plain.dumps({"summary": summary, "spline": spline}, indent=1), encoding="utf-8")
     _draw(out / "spline.png", fit, x, y)

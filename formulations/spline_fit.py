@@ -154,17 +154,17 @@ class SlopeSpline(Subproblem):
         return rows
 
     def _symbols(self) -> tuple[Symbol, ...]:
-        smooth = self.loss.curvature is not None
+        own = (
+            Symbol("r", "residuals", PER_INSTANCE, r"\mathbf{r}"), Symbol("y", "targets", PER_INSTANCE, r"\mathbf{y}")
+        )  # fmt: skip
+        if self.loss.curvature is not None:
+            own = (Symbol("wy", "weights times targets", PER_INSTANCE, r"\mathbf{q}"),)  # type: ignore[assignment]
         return (
             Symbol("c", "values at the knots", PER_INSTANCE, r"\mathbf{c}"),
             Symbol("s", "slopes between the knots", PER_INSTANCE, r"\mathbf{s}"),
             Symbol("f", "values at the samples", PER_INSTANCE, r"\mathbf{f}"),
             Symbol("B", "hat functions at the samples", PER_INSTANCE),
-            *(
-                (Symbol("wy", "weights times targets", PER_INSTANCE, r"\mathbf{q}"),)
-                if smooth
-                else (Symbol("r", "residuals", PER_INSTANCE, r"\mathbf{r}"), Symbol("y", "targets", PER_INSTANCE, r"\mathbf{y}"))
-            ),
+            *own,
             Symbol("w", "weights of the samples", PER_INSTANCE, r"\mathbf{w}"),
             Symbol("h", "widths between the knots", PER_INSTANCE, r"\mathbf{h}"),
             Symbol("penalty", "price of the kinks", PER_INSTANCE, r"\lambda"),

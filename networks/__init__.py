@@ -3,6 +3,7 @@
 from .baselines import linear_baseline, train_adam
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
 from .spline_activation import SplineActivation, tv2_penalty
+from .spline_polish import polish
 from .spline_regressor import SplineRegressor
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "SplineRegressor",
     "linear_baseline",
     "load_dataset",
+    "polish",
     "train_adam",
     "tv2_penalty",
 ]

@@ -59,7 +59,7 @@ class SplineActivation(nn.Module):
             raise UsageError(f"start is {start!r}; expected 'identity' or 'relu'.")
         self.property = slope_property(slopes)
         if self.property.convex:
-            raise UsageError("slopes is 'convex', which is no bound on each slope; expected bounds: fit_splines has it.")
+            raise UsageError("slopes is 'convex'; expected bounds on each slope, e.g. (0, 1).")
         self.register_buffer("positions", torch.linspace(*span, knots))
         middle = (self.positions[1:] + self.positions[:-1]) / 2
         wanted = torch.ones(knots - 1) if start == "identity" else (middle > 0).to(middle.dtype)

@@ -76,8 +76,9 @@ class SplineRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Values of the spline at X, shape (samples, 1)."""
         check_is_fitted(self)
-        values: np.ndarray = self.spline_.values(self._feature(validate_data(self, X, dtype=np.float64, reset=False))[:, None])
-        return values[:, 0]
+        x = self._feature(validate_data(self, X, dtype=np.float64, reset=False))
+        values: np.ndarray = self.spline_.values(x[:, None])[:, 0]
+        return values
 
     def _feature(self, X: np.ndarray) -> np.ndarray:
         if X.shape[1] != 1:

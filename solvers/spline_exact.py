@@ -46,8 +46,8 @@ def fit_spline_exact(
     Returns
     -------
     SplineFit, or list of SplineFit
-        One for every channel, each with one channel. Its knots are the first sample, the kinks and the last sample. `dual_value` is a lower bound for
-        all functions with these slopes.
+        One for every channel, each with one channel. Its knots are the first sample, the kinks and the last sample.
+        `dual_value` is a lower bound for all functions with these slopes.
 
     Raises
     ------

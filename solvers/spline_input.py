@@ -180,8 +180,10 @@ def _fold(x: Array, y: Array, knots: Array, loss: SplineLoss) -> tuple[Array, Ar
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the samples of every channel say: weights (that of an empty channel's first sample is one) and their sum,
-    what is taken from the targets, deviations of y and x from their means, slope of regression, kinds of channels.
+    """What the samples of every channel say.
+
+    Weights, where that of an empty channel's first sample is one, and their sum; what is taken from the targets; the
+    deviation of y and the spread of x; the slope of regression; whether there is no weight, or a single input.
     """
 
     weights: Array

@@ -16,6 +16,7 @@ channel has its own step length, and leaves the batch when its verified gap is s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +105,7 @@ class Point:
         """The rows of m+, m-, al, be, e+ and e-."""
         jumps, cells, samples = len(self.nu), len(self.s), len(self.theta)
         ends = np.cumsum([0, jumps, jumps, cells, cells, samples, samples]).tolist()
-        return tuple(slice(*pair) for pair in zip(ends, ends[1:], strict=False))
+        return tuple(slice(*pair) for pair in pairwise(ends))
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def measure_splines(program: Program, first: Array, s: Array, nu: Array, theta: 
 
 
 def find_reach(program: Program, s: Array, objective: Array) -> Array:
-    """What stands in for infinite bounds: see `spline_certificate`, and far beyond all slopes where that says nothing."""
+    """What stands in for infinite bounds: see `spline_certificate`; far beyond all slopes where that says nothing."""
     arrays = library(s)
     known = (program.spread > 0) & (program.penalty > 0)
     spread, penalty = (arrays.where(known, part, 1 + 0 * part) for part in (program.spread, program.penalty))

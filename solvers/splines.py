@@ -1,4 +1,4 @@
-"""fit_splines: linear splines with few kinks and bounded slopes, for many channels at once, each with a verified gap."""
+"""fit_splines: linear splines with few kinks and bounded slopes, many at once, each with a verified gap."""
 
 from __future__ import annotations
 
