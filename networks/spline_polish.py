@@ -5,9 +5,9 @@ a target, a step of gradient descent on its own outputs from where they are,
 
     v = f(u) - step * dloss/df(u),
 
-by `fit_splines` on the knots and with the bounds of the module. The fit is a convex program with a verified gap; that it
-lowers the loss of the network is not known before, so it is tried: with the first of several steps for which the loss
-of the whole network, penalty included, falls, the channels are taken over; with none they stay.
+by `fit_splines` on the knots and with the bounds of the module. The fit is a convex program with a verified gap; that
+it lowers the loss of the network is not known before, so it is tried: with the first of several steps for which the
+loss of the whole network, penalty included, falls, the channels are taken over; with none they stay.
 """
 
 from __future__ import annotations

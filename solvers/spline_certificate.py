@@ -83,8 +83,8 @@ def total_variation(s: Array) -> Array:
 def relative_gap(objective: Array, dual: Array, lowest: Array, start: Array) -> Array:
     """Objective minus dual value, relative to the objective above what a perfect fit leaves.
 
-    Where the fit is all but perfect, this is relative to a millionth of what the best constant leaves (`start`): the
-    gap is a difference of numbers of that size, and rounding sees no more.
+    Where the fit is all but perfect, this is relative to a millionth of what a constant leaves (`start`): the gap is a
+    difference of numbers of that size, and rounding sees no more.
     """
     arrays = library(objective)
     gap = arrays.clip(objective - dual, 0.0, None)

@@ -52,9 +52,12 @@ class SplineData:
 
 
 def check_spline_data(
-    x: Any, y: Any, knots: Any, *, slopes: Any, penalty: Any, loss: Any, weights: Any, odd: bool, tolerance: float
-) -> SplineData:
+    x: Any, y: Any, knots: Any, *, slopes: Any, penalty: Any, loss: Any, weights: Any, odd: bool, tolerance: float,
+    as_tensors: bool = False,
+) -> SplineData:  # fmt: skip
     """Check the arguments of `fit_splines`, whose docstring says what they are.
+
+    With `as_tensors` the work is done by torch on a CPU too; it is slower there.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def check_spline_data(
     require_positive(tolerance=tolerance)
     chosen = spline_loss(loss)
     given = {"x": x, "y": y, "knots": knots, "weights": weights, "penalty": penalty}
-    read, back = _reader(given)
+    read, back = _reader(given, as_tensors)
     x, y = _columns("x", read("x", x)), _columns("y", read("y", y))
     if not x.shape[0] or x.shape[0] != y.shape[0]:
         raise UsageError(f"x has {x.shape[0]} samples and y has {y.shape[0]}; expected the same number, 1 or more.")
@@ -86,13 +89,16 @@ def check_spline_data(
     program = replace(program, penalty=price, low=low, high=high, convex=convex)
     program = replace(program, **_stand_ins(facts, program))
     units = _units(facts, program, x, t, chosen)
+    # Targets that do not differ leave nothing to the best constant: then gaps are relative to the unit of the loss.
+    least = program.lowest + units.weight * units.theta * units.y
+    program = replace(program, start=library(y).maximum(program.start, least))
     return SplineData(program, units, t, low, high, facts.centre, facts.empty, back)
 
 
 Read = Callable[[str, Any], Array]
 
 
-def _reader(given: dict[str, Any]) -> tuple[Read, Callable[[Array], Array]]:
+def _reader(given: dict[str, Any], as_tensors: bool) -> tuple[Read, Callable[[Array], Array]]:
     """What turns arguments into float64 arrays of one library, and what gives results in the user's own.
 
     On a CPU that is numpy, whose small operations take less time than torch's.
@@ -102,7 +108,7 @@ def _reader(given: dict[str, Any]) -> tuple[Read, Callable[[Array], Array]]:
 
     def read(what: str, values: Any) -> Array:
         made = as_tensor(what, values, device)
-        return made.numpy() if device.type == "cpu" else made
+        return made.numpy() if device.type == "cpu" and not as_tensors else made
 
     def back(part: Array) -> Array:
         return torch.as_tensor(part, device=device) if tensors else part
@@ -266,7 +272,8 @@ def _units(facts: _Facts, program: Program, x: Array, t: Array, loss: SplineLoss
     # Slopes that the bounds force count too, where the targets hardly differ.
     forced = abs(arrays.clip(0 * one, program.low, program.high)) * (facts.spread / facts.total) ** 0.5
     y = arrays.maximum(facts.deviation, forced)
-    y = arrays.where(y > 1e-13 * abs(facts.centre), arrays.clip(y, 1e-150, None), one)
+    centre = abs(facts.centre)
+    y = arrays.where(y > 1e-13 * centre, arrays.clip(y, 1e-150, None), arrays.where(centre > 0, centre, one))
     if not loss.bend:
         return Units(length, y, facts.total, one)
     return Units(length, y, facts.total, y if loss.is_quadratic else arrays.clip(y, None, loss.high))

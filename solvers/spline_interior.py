@@ -29,7 +29,7 @@ from .spline_terms import Term, Units
 
 ITERATIONS = 80
 PATIENCE = 30
-LEAST_PENALTY = 1e-13
+LEAST_PENALTY, LEAST_PRICE = 1e-13, 1e-4
 FAR = 1e3
 
 
@@ -182,8 +182,10 @@ def start_point(program: Program) -> Point:
     downs = none + (0.0 if program.convex else 1.0)
     on = arrays.concatenate([none + 1.0, downs, tops, bottoms, sampled, sampled])
     slack = arrays.concatenate([above, none + penalty, high - s, s - low, half, half])
+    # A tiny penalty would start the bounds of the slopes off as if they cost nothing.
+    bound = arrays.clip(penalty, LEAST_PRICE, None)
     price = arrays.concatenate(
-        [jumps if program.convex else none + 1.0, none + 1.0, 0 * s + penalty, 0 * s + penalty, boxes.over, boxes.under]
+        [jumps if program.convex else none + 1.0, none + 1.0, 0 * s + bound, 0 * s + bound, boxes.over, boxes.under]
     )
     off = on == 0
     return Point(first, s, none + penalty - above, theta, arrays.where(off, 1.0, slack), price * on, on)

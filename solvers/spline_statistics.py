@@ -66,10 +66,11 @@ def sort_samples(knots: Array, x: Array, y: Array, weights: Array) -> Samples:
     x, y, weights : array, shape (samples, channels)
     """
     cells, arrays = len(knots) - 1, library(x)
+    # torch warns where it has to make a copy itself.
+    x = getattr(x, "contiguous", lambda: x)()
     if knots.shape[1] == 1:
         place = arrays.searchsorted(knots[:, 0], x, side="right")
     else:
-        # A column of an array that is not contiguous makes torch warn of a copy.
         columns = [
             arrays.searchsorted(1.0 * knots[:, c], 1.0 * x[:, c], side="right") for c in range(knots.shape[1])
         ]

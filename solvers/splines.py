@@ -36,8 +36,8 @@ class SplineFit:
         A lower bound on the objective of every spline on these knots. It holds in exact arithmetic for the multipliers
         at hand, whatever made them, and is evaluated in floating point: the gap is *verified*, not proven.
     relative_gap : array, shape (channels,)
-        (objective - dual_value) / objective; where the fit is all but perfect, over a millionth of the objective of
-        the best constant instead.
+        (objective - dual_value) / objective; where the fit is all but perfect, over a millionth of what a constant
+        leaves instead. Of the Poisson loss, what a perfect fit leaves is taken from the objective first.
     status : tuple of Status
         Solved where the relative gap is at most the tolerance.
     low, high : array, shape (channels,)
