@@ -110,10 +110,14 @@ def _absolute() -> SplineLoss:
     return residual_loss("absolute", -1.0, 1.0, 0.0, cp.abs)
 
 
+def _half_huber(r: Any, threshold: Any) -> Any:
+    return cp.huber(r, threshold) / 2
+
+
 def _huber(threshold: float = 1.0) -> SplineLoss:
     require_positive(threshold=threshold)
     # cvxpy's atom is r^2 where |r| <= m.
-    return residual_loss(f"huber({threshold:g})", -threshold, threshold, 1.0, lambda r: cp.huber(r, threshold) / 2)
+    return residual_loss(f"huber({threshold:g})", -threshold, threshold, 1.0, lambda r: _half_huber(r, threshold))
 
 
 def _quantile(level: float = 0.5) -> SplineLoss:

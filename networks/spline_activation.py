@@ -69,7 +69,7 @@ class SplineActivation(nn.Module):
         zero = sort_samples(self.positions[:, None], torch.zeros(1, channels), *[torch.zeros(1, channels)] * 2)
         self.first = nn.Parameter(torch.zeros(channels))
         with torch.no_grad():
-            self.first -= zero.values(self.coefficients()[:-1], self.slopes())[0]
+            self.first.sub_(zero.values(self.coefficients()[:-1], self.slopes())[0])
 
     def slopes(self) -> Tensor:
         """The slopes, within their bounds: (knots - 1, channels)."""

@@ -85,7 +85,7 @@ def _pull(network: nn.Sequential, place: int, X: Tensor, y: Tensor, loss: Loss) 
         u = network[:place](X)
     v = network[place](u).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss.values(network[place + 1 :](v), y).sum(), v)
-    following = next((module for module in network[place + 1 :] if isinstance(module, nn.Linear)), None)
+    following = next((module for module in network[place + 1 :].children() if isinstance(module, nn.Linear)), None)
     W = torch.ones(1, v.shape[1]) if following is None else following.weight.detach()
     # |W|_2^2 bounds the curvature of the squared loss of a linear layer; that of a channel lies below.
     return u, gradient, torch.linalg.matrix_norm(W, 2) ** 2

@@ -133,8 +133,8 @@ def fit_scaled(program: Program, tolerance: float) -> Fitted:
     point = start_point(program)
     arrays = library(point.s)
     channels = arrays.where(point.first == point.first)[0]
-    copies = (1.0 * part for part in (point.first, point.s, point.nu, point.theta))
-    best = Fitted(*copies, gap=0 * point.first + np.inf, iterations=0 * point.first)
+    first, s, nu, theta = (1.0 * part for part in (point.first, point.s, point.nu, point.theta))
+    best = Fitted(first, s, nu, theta, 0 * first + np.inf, 0 * first)
     progress = 0 * point.first
     for iteration in range(ITERATIONS + 1):
         first, s, _, _, gap, _ = measure_splines(program, point.first, point.s, point.nu, point.theta)

@@ -48,8 +48,8 @@ class Samples:
 
     def take(self, kept: Array) -> Samples:
         """The samples of some channels."""
-        parts = (part[:, kept] for part in (self.cell, self.offset, self.y, self.weights))
-        return Samples(*parts, cells=self.cells)
+        cell, offset, y, weights = (part[:, kept] for part in (self.cell, self.offset, self.y, self.weights))
+        return Samples(cell, offset, y, weights, self.cells)
 
     def scaled(self, x: Array, y: Array, weight: Array) -> Samples:
         """The samples in other units of inputs, targets and weights."""
@@ -121,8 +121,8 @@ class Moments:
         """The sums of samples."""
         w, u, y = samples.weights, samples.offset, samples.y
         wu, wy = w * u, w * y
-        sums = cell_sums(samples.cell, samples.cells, (w, wu, wu * u, wy, wy * u))
-        return cls(*sums, yy=(wy * y).sum(0))
+        S0, S1, S2, T0, T1 = cell_sums(samples.cell, samples.cells, (w, wu, wu * u, wy, wy * u))
+        return cls(S0, S1, S2, T0, T1, (wy * y).sum(0))
 
     def value(self, v: Array, s: Array) -> Array:
         """1/2 sum w (f - y)^2 of every channel."""
@@ -139,8 +139,8 @@ class Moments:
 
     def take(self, kept: Any) -> Moments:
         """The sums of some channels."""
-        parts = (part[:, kept] for part in (self.S0, self.S1, self.S2, self.T0, self.T1))
-        return Moments(*parts, yy=self.yy[kept])
+        S0, S1, S2, T0, T1 = (part[:, kept] for part in (self.S0, self.S1, self.S2, self.T0, self.T1))
+        return Moments(S0, S1, S2, T0, T1, self.yy[kept])
 
     def scaled(self, x: Array, y: Array, weight: Array) -> Moments:
         """The sums in other units of inputs, targets and weights."""

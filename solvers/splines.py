@@ -12,7 +12,7 @@ from ..formulations.slope_properties import SlopeProperty
 from ..formulations.spline_losses import SplineLoss
 from .solution import Status
 from .spline_input import SplineData, check_spline_data
-from .spline_interior import fit_scaled, measure_splines
+from .spline_interior import Quality, fit_scaled, measure_splines
 from .spline_statistics import integrate, sort_samples
 
 KINK = 1e-6
@@ -169,20 +169,28 @@ def _solve(data: SplineData, tolerance: float) -> SplineFit:
     quality = measure_splines(
         program, found.first * units.y, found.s * (units.y / units.x), found.nu * (share * units.x), found.theta * share
     )
-    arrays = library(quality.s)
     if bool(data.empty.any()):
-        none, line = 0 * quality.gap, arrays.clip(0 * quality.s, program.low, program.high)
-        parts = (arrays.where(data.empty, 0 * part, part) for part in (quality.objective, quality.dual, none))
-        first, s = arrays.where(data.empty, none, quality.first), arrays.where(data.empty, line, quality.s)
-        objective, dual, _ = parts
-        gap = arrays.where(data.empty, none, quality.gap)
-        quality = quality._replace(first=first, s=s, objective=objective, dual=dual, gap=gap)
+        quality = _without_samples(data, quality)
     v = integrate(program.widths, quality.first + data.centre, quality.s)
+    arrays = library(v)
     coefficients = arrays.concatenate([v, v[-1:] + program.widths[-1:] * quality.s[-1:]])
     finite = (program.low > -np.inf) & (program.high < np.inf)
-    status = tuple(Status.SOLVED if good else Status.INACCURATE for good in (quality.gap <= tolerance).tolist())
-    arrays_of_user = (
-        data.back(part) for part in (data.knots, coefficients, quality.s, quality.objective, quality.dual, quality.gap)
+    reach = arrays.where(finite, np.inf + 0 * quality.gap, quality.reach)
+    back = data.back
+    return SplineFit(
+        knots=back(data.knots), coefficients=back(coefficients), slopes=back(quality.s),
+        objective=back(quality.objective), dual_value=back(quality.dual), relative_gap=back(quality.gap),
+        status=tuple(Status.SOLVED if good else Status.INACCURATE for good in (quality.gap <= tolerance).tolist()),
+        low=back(data.low), high=back(data.high), reach=back(reach), iterations=back(found.iterations),
+    )  # fmt: skip
+
+
+def _without_samples(data: SplineData, quality: Quality) -> Quality:
+    """Straight lines, whose objective is zero, for channels without any weight."""
+    arrays, empty = library(quality.s), data.empty
+    lines = arrays.clip(0 * quality.s, data.low, data.high)
+    s = arrays.where(empty, lines, quality.s)
+    first, objective, dual, gap = (
+        arrays.where(empty, 0 * part, part) for part in (quality.first, quality.objective, quality.dual, quality.gap)
     )
-    bounds = (data.low, data.high, arrays.where(finite, np.inf + 0 * quality.gap, quality.reach), found.iterations)
-    return SplineFit(*arrays_of_user, status, *(data.back(part) for part in bounds))
+    return Quality(first, s, objective, dual, gap, quality.reach)
