@@ -13,6 +13,7 @@ from .check import check
 from .compare import compare
 from .console import complain
 from .demo import demo
+from .fit_spline import fit_spline
 from .listing import list_everything
 from .report import report
 from .show import show
@@ -66,6 +67,7 @@ app.command("compare")(compare)
 app.command("report")(report)
 app.command("certify")(certify)
 app.command("check")(check)
+app.command("fit-spline")(fit_spline)
 
 
 @app.callback()

@@ -14,6 +14,9 @@ from .losses import LOSSES, Loss
 from .monotone_affine import AffineInequality
 from .monotone_gap import proven_gap
 from .monotone_layer import MonotoneLayer
+from .slope_properties import SlopeProperty, slope_property
+from .spline_fit import SlopeSpline
+from .spline_losses import SPLINE_LOSSES, SplineLoss, spline_loss
 from .subproblem import Residuals, Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -24,6 +27,7 @@ from .two_layer_spectral import SpectralRegression
 __all__ = [
     "ACTIVATIONS",
     "LOSSES",
+    "SPLINE_LOSSES",
     "Activation",
     "AffineInequality",
     "Architecture",
@@ -45,7 +49,10 @@ __all__ = [
     "PairedMoments",
     "Residuals",
     "SecondMoments",
+    "SlopeProperty",
+    "SlopeSpline",
     "SpectralRegression",
+    "SplineLoss",
     "Step",
     "Subproblem",
     "Symbol",
@@ -53,4 +60,6 @@ __all__ = [
     "UsageError",
     "activation",
     "proven_gap",
+    "slope_property",
+    "spline_loss",
 ]

@@ -23,6 +23,7 @@ from .monotone_affine import AffineInequality
 from .monotone_layer import MonotoneLayer
 from .penalty_blocks import PenaltyPreActivation
 from .quadratic_penalty import QuadraticPenalty
+from .spline_fit import SlopeSpline
 from .square_lift import SquareLift
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
@@ -47,6 +48,7 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         LipschitzRegression,
         AffineInequality,
         MonotoneLayer,
+        SlopeSpline,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

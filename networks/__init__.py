@@ -5,6 +5,9 @@ from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
 from .graph import GraphConvolution, graph_network
 from .graph_data import Graph, augmented_features, load_graph, normalized_adjacency
 from .lenet import lenet5
+from .spline_activation import SplineActivation, tv2_penalty
+from .spline_polish import polish
+from .spline_regressor import SplineRegressor
 
 __all__ = [
     "BUILT_IN",
@@ -12,6 +15,8 @@ __all__ = [
     "Dataset",
     "Graph",
     "GraphConvolution",
+    "SplineActivation",
+    "SplineRegressor",
     "augmented_features",
     "graph_network",
     "lenet5",
@@ -19,6 +24,8 @@ __all__ = [
     "load_dataset",
     "load_graph",
     "normalized_adjacency",
+    "polish",
     "train_adam",
     "train_sgd",
+    "tv2_penalty",
 ]

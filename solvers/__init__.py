@@ -14,6 +14,8 @@ from .monotone_layer import LayerFit, fit_layer, stochastic_steps
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
+from .spline_exact import fit_spline_exact
+from .splines import SplineFit, fit_splines
 from .target_training import fit_targets
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Run",
     "Solution",
     "SolveError",
+    "SplineFit",
     "Status",
     "agree",
     "build_network",
@@ -34,6 +37,8 @@ __all__ = [
     "fit_layer",
     "fit_lifted",
     "fit_method",
+    "fit_spline_exact",
+    "fit_splines",
     "fit_targets",
     "fold_batch_norm",
     "frozen_features",

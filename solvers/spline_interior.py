@@ -1,0 +1,314 @@
+"""Fitting many splines at once: an interior point whose Newton step is a Riccati sweep over the knots.
+
+Unknowns: the first value and the slopes of each spline, and a multiplier nu_j, |nu_j| <= penalty, for each jump a_j =
+s_(j+1) - s_j; losses with intervals have a multiplier Theta_i for every sample too. All inequalities stand in one array
+of *slacks*, one row each, beside one array of their *prices*:
+
+    slack        penalty - nu    nu + penalty    high - s    s - low    high - Theta    Theta - low
+    price        m+              m-              al          be         e+              e-
+
+so that a = m+ - m- at every iterate, and the residual of a sample is e+ - e- (and bend theta). The central path is
+price * slack = tau in all rows. Rows of an infinite bound are switched off, channel by channel. Steps are Mehrotra's: a
+predictor says how far tau can fall, a corrector takes the second-order term along; one factorization, two sweeps. Every
+channel has its own step length, and leaves the batch when its verified gap is small enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..formulations.activation_row import Array, library
+from .spline_certificate import dual_value, relative_gap, total_variation
+from .spline_riccati import factorize, substitute
+from .spline_statistics import integrate
+from .spline_terms import Term, Units
+
+ITERATIONS = 80
+PATIENCE = 30
+LEAST_PENALTY, LEAST_PRICE = 1e-13, 1e-4
+FAR = 1e3
+
+
+@dataclass(frozen=True)
+class Program:
+    """A batch of fits in scaled units; everything but `widths` and the loss has one entry a channel.
+
+    Attributes
+    ----------
+    widths : array, shape (cells, 1) or (cells, channels)
+    term : Term
+        The loss.
+    penalty, low, high : array, shape (channels,)
+        Price of the kinks, bounds of the slopes; these may be infinite.
+    lowest, start, level : array, shape (channels,)
+        Loss of a perfect fit, and of a constant, the level.
+    regression, spread : array, shape (channels,)
+        Slope of regression of y on x, and weighted sum of squares of x about its mean; a spread of zero says that
+        neither is known.
+    convex, pinned : bool
+        Whether the slopes may only rise; whether the first value stays zero.
+    """
+
+    widths: Array
+    term: Term
+    penalty: Array
+    low: Array
+    high: Array
+    lowest: Array
+    start: Array
+    level: Array
+    regression: Array
+    spread: Array
+    convex: bool = False
+    pinned: bool = False
+
+    def take(self, kept: Any) -> Program:
+        """The fits of some channels."""
+        names = ("penalty", "low", "high", "lowest", "start", "level", "regression", "spread")
+        widths = self.widths if self.widths.shape[1] == 1 else self.widths[:, kept]
+        parts = {name: getattr(self, name)[kept] for name in names}
+        return replace(self, widths=widths, term=self.term.take(kept), **parts)
+
+    def scaled(self, units: Units) -> Program:
+        """The same fits in other units."""
+        x, y, weight, theta = units
+        loss = weight * theta * y
+        return replace(
+            self, widths=self.widths / x, term=self.term.scaled(units), penalty=self.penalty / (weight * theta * x),
+            low=self.low * (x / y), high=self.high * (x / y), lowest=self.lowest / loss, start=self.start / loss,
+            level=self.level / y, regression=self.regression * (x / y), spread=self.spread / (weight * x * x),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """An iterate; `on` says which rows of slacks and prices are not switched off."""
+
+    first: Array
+    s: Array
+    nu: Array
+    theta: Array
+    slack: Array
+    price: Array
+    on: Array
+
+    def take(self, kept: Any) -> Point:
+        """The iterates of some channels."""
+        parts = {name: part[:, kept] for name, part in vars(self).items() if name != "first"}
+        return Point(first=self.first[kept], **parts)
+
+    def rows(self) -> tuple[slice, ...]:
+        """The rows of m+, m-, al, be, e+ and e-."""
+        jumps, cells, samples = len(self.nu), len(self.s), len(self.theta)
+        ends = np.cumsum([0, jumps, jumps, cells, cells, samples, samples]).tolist()
+        return tuple(slice(*pair) for pair in pairwise(ends))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The best points found, of every channel, with their relative gaps; and the iterations spent."""
+
+    first: Array
+    s: Array
+    nu: Array
+    theta: Array
+    gap: Array
+    iterations: Array
+
+
+def fit_scaled(program: Program, tolerance: float) -> Fitted:
+    """Fit all channels to a verified relative gap, or as far as it goes.
+
+    Parameters
+    ----------
+    program : Program
+        Data of about the size one.
+    tolerance : float
+        Of the relative gap.
+    """
+    point = start_point(program)
+    arrays = library(point.s)
+    channels = arrays.where(point.first == point.first)[0]
+    first, s, nu, theta = (1.0 * part for part in (point.first, point.s, point.nu, point.theta))
+    best = Fitted(first, s, nu, theta, 0 * first + np.inf, 0 * first)
+    progress = 0 * point.first
+    for iteration in range(ITERATIONS + 1):
+        first, s, _, _, gap, _ = measure_splines(program, point.first, point.s, point.nu, point.theta)
+        earlier = best.gap[channels]
+        progress = arrays.where(gap < 0.5 * earlier, 0 * progress + iteration, progress)
+        best.iterations[channels] = 0 * progress + iteration
+        better = gap < earlier
+        to = channels[better]
+        best.first[to], best.gap[to], best.s[:, to] = first[better], gap[better], s[:, better]
+        best.nu[:, to], best.theta[:, to] = point.nu[:, better], point.theta[:, better]
+        going = (best.gap[channels] > tolerance) & (progress > iteration - PATIENCE)
+        if iteration == ITERATIONS or not bool(going.any()):
+            break
+        if not bool(going.all()):
+            kept = arrays.where(going)[0]
+            program, point, channels, progress = program.take(kept), point.take(kept), channels[kept], progress[kept]
+        point = advance(program, point)
+    return best
+
+
+def start_point(program: Program) -> Point:
+    """A point inside all bounds: a straight line of small slope, or rising slopes where only these are allowed."""
+    arrays = library(program.penalty)
+    zero = 0 * program.penalty
+    has_low, has_high = program.low > -np.inf, program.high < np.inf
+    # A stand-in for a missing bound keeps the start near slope zero.
+    low = arrays.where(has_low, program.low, arrays.minimum(program.high, zero) - 2.0)
+    high = arrays.where(has_high, program.high, arrays.maximum(low, zero) + 2.0)
+    margin = arrays.clip((high - low) / 2, None, 1.0)
+    # Cells along the first axis, channels along the second; own widths or shared ones.
+    cells = 0 * (program.widths + zero)
+    s = cells + arrays.clip(zero, low + margin, high - margin)
+    if program.convex and len(s) > 1:
+        rank = arrays.cumsum(cells + 1.0, 0) - 1.0
+        s = s + margin * (rank / (len(s) - 1) - 0.5)
+    jumps, none = s[1:] - s[:-1], 0 * s[1:]
+    penalty = arrays.clip(program.penalty, LEAST_PENALTY, None)
+    above = none + (arrays.clip(penalty, 1.0, None) if program.convex else penalty)
+    first = 1.0 * program.level
+    boxes = program.term.boxes(integrate(program.widths, first, s), s)
+    theta = (boxes.low + boxes.high) / 2
+    half = (boxes.high - boxes.low) / 2
+    sampled = 1.0 * (half > 0)
+    tops, bottoms = 0 * s + 1.0 * has_high, 0 * s + 1.0 * has_low
+    downs = none + (0.0 if program.convex else 1.0)
+    on = arrays.concatenate([none + 1.0, downs, tops, bottoms, sampled, sampled])
+    slack = arrays.concatenate([above, none + penalty, high - s, s - low, half, half])
+    # A tiny penalty would start the bounds of the slopes off as if they cost nothing.
+    bound = arrays.clip(penalty, LEAST_PRICE, None)
+    price = arrays.concatenate(
+        [jumps if program.convex else none + 1.0, none + 1.0, 0 * s + bound, 0 * s + bound, boxes.over, boxes.under]
+    )
+    off = on == 0
+    return Point(first, s, none + penalty - above, theta, arrays.where(off, 1.0, slack), price * on, on)
+
+
+class Quality(NamedTuple):
+    """Feasible splines and how good they are: first values, slopes; objective, dual value and relative gap."""
+
+    first: Array
+    s: Array
+    objective: Array
+    dual: Array
+    gap: Array
+    reach: Array
+
+
+def measure_splines(program: Program, first: Array, s: Array, nu: Array, theta: Array) -> Quality:
+    """Clip the slopes into their bounds, centre the values where that helps, and measure the gap.
+
+    Parameters
+    ----------
+    program : Program
+        In any units.
+    first, s : array, shapes (channels,) and (cells, channels)
+        First values and slopes.
+    nu, theta : array, shapes (cells - 1, channels) and (samples or 0, channels)
+        Any multipliers of the jumps; multipliers w theta of losses with intervals.
+    """
+    arrays = library(s)
+    s = arrays.clip(s, program.low, program.high)
+    v = integrate(program.widths, first, s)
+    shift = program.term.centre(v, s)
+    measure = program.term.measure(v + shift, s, theta)
+    objective = measure.loss + program.penalty * total_variation(s)
+    reach = find_reach(program, s, objective)
+    low, high = arrays.maximum(program.low, -reach), arrays.minimum(program.high, reach)
+    dual = dual_value(measure.conjugates, measure.sums, program.widths, nu, program.penalty, low, high,
+                      convex=program.convex)  # fmt: skip
+    gap = relative_gap(objective, dual, program.lowest, program.start)
+    # An iterate that has gone astray never counts as good.
+    return Quality(first + shift, s, objective, dual, arrays.where(gap >= 0, gap, 0 * gap + np.inf), reach)
+
+
+def find_reach(program: Program, s: Array, objective: Array) -> Array:
+    """What stands in for infinite bounds: see `spline_certificate`; far beyond all slopes where that says nothing."""
+    arrays = library(s)
+    known = (program.spread > 0) & (program.penalty > 0)
+    spread, penalty = (arrays.where(known, part, 1 + 0 * part) for part in (program.spread, program.penalty))
+    excess = arrays.clip(objective, 0.0, None)
+    reach = abs(program.regression) + (2 * excess / spread) ** 0.5 + excess / penalty
+    largest = arrays.amax(abs(s), 0)
+    return arrays.where(known, reach, FAR * arrays.where(largest > 0, largest, 1 + largest))
+
+
+def advance(program: Program, point: Point) -> Point:
+    """One step: predictor, corrector, and as far as the bounds allow."""
+    arrays = library(point.s)
+    up, down, top, bottom, over, under = point.rows()
+    slack, price, on = point.slack, point.price, point.on
+    weight = price / slack
+    S = weight[up] + weight[down]
+    v = integrate(program.widths, point.first, point.s)
+    model = program.term.linearize(v, point.s, point.theta, weight[over] + weight[under])
+    sweep = factorize(program.widths, model.Q0, model.Q1, model.Q2 + weight[top] + weight[bottom], S)
+
+    def direction(residual: Array) -> tuple[Array, ...]:
+        ratio = residual / slack
+        rho = (ratio[up] - ratio[down]) / S
+        shift = ratio[over] - ratio[under]
+        g0, g1 = model.gradient(shift)
+        g1 = g1 + (price + ratio)[top] - (price + ratio)[bottom]
+        d_first, ds, forces = substitute(sweep, g0, g1, point.nu - rho, pinned=program.pinned)
+        dnu = forces - rho
+        d_theta = model.multipliers(integrate(program.widths, d_first, ds), ds, shift)
+        d_slack = on * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
+        return d_first, ds, dnu, d_theta, d_slack, ratio - weight * d_slack
+
+    off = 1.0 - on
+    product = price * slack
+    gap = product.sum(0)
+    d_slack, d_price = direction(-product)[-2:]
+    a = _longest(slack, price + off, d_slack, d_price, 1.0)
+    left = ((price + a * d_price) * (slack + a * d_slack)).sum(0)
+    tau = arrays.clip(left / gap, 0.0, 1.0) ** 3 * gap / on.sum(0)
+    d_first, ds, dnu, d_theta, d_slack, d_price = direction(on * tau - product - d_price * d_slack)
+    a = _longest(slack, price + off, d_slack, d_price, 0.995)
+
+    def moved(a: Array) -> Point:
+        return Point(
+            point.first + a * d_first, point.s + a * ds, point.nu + a * dnu, point.theta + a * d_theta,
+            slack + a * d_slack, price + a * d_price, on,
+        )  # fmt: skip
+
+    return _damp(program, point, moved, a, 1e-3 * gap) if program.term.smooth else moved(a)
+
+
+def _longest(slack: Array, price: Array, d_slack: Array, d_price: Array, fraction: float) -> Array:
+    """The step of every channel, at most one, that goes this fraction of the way to the first bound."""
+    arrays = library(slack)
+    steepest = arrays.maximum(arrays.amax(-d_slack / slack, 0), arrays.amax(-d_price / price, 0))
+    return fraction / arrays.clip(steepest, fraction, None)
+
+
+def _damp(program: Program, point: Point, moved: Any, a: Array, allowed: Array) -> Point:
+    """Halve the steps after which the equations of a smooth loss hold worse than before."""
+    arrays = library(a)
+    limit = arrays.maximum(1.5 * _imbalance(program, point), allowed)
+    for _ in range(12):
+        # Also true of what is not a number.
+        bad = ~(_imbalance(program, moved(a)) <= limit)
+        if not bool(bad.any()):
+            break
+        a = arrays.where(bad, a / 2, a)
+    return moved(a)  # type: ignore[no-any-return]
+
+
+def _imbalance(program: Program, point: Point) -> Array:
+    """Largest violation of the equations that say the point is stationary in the first value and the slopes."""
+    arrays = library(point.s)
+    _, _, top, bottom, _, _ = point.rows()
+    first, second = program.term.slopes(integrate(program.widths, point.first, point.s), point.s)
+    total = first.sum(0)
+    rest = second + program.widths * (total - arrays.cumsum(first, 0)) + point.price[top] - point.price[bottom]
+    rest[1:] += point.nu
+    rest[:-1] -= point.nu
+    return arrays.maximum(arrays.amax(abs(rest), 0), abs(total))
