@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..formulations.losses import Loss, find_loss
 from ..formulations.subproblem import require_positive
+from ..solvers.devices import finest
 from ..solvers.layered import read_network
 from ..solvers.training_data import TrainingData, prepare, prepare_validation
 
@@ -155,8 +156,8 @@ def train_by_gradients(
     def measure() -> dict[str, float]:
         with torch.no_grad():
             test_output = None if tested is None else network(tested.inputs.to(X))
-            figures = figures_of(network(X).double(), test_output, checked, tested)
-        weights = [linear.weight.detach().double() for linear in layered.linears]
+            figures = figures_of(network(X).to(finest(X.device)), test_output, checked, tested)
+        weights = [linear.weight.detach().to(finest(X.device)) for linear in layered.linears]
         return with_penalty(figures, weight_decay / 2 * sum(float((weight**2).sum()) for weight in weights))
 
     spent, trace = job.descend(network, rate, steps, measure if measurements else None, measurements)

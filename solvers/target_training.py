@@ -22,6 +22,7 @@ from ..formulations.subproblem import require_count, require_nonnegative, requir
 from ..formulations.target_blocks import TargetBlocks, require_lipschitz
 from .checkpoint import RunWriter
 from .coordinator import check_notes, check_weights
+from .devices import finest, require_double
 from .history import History
 from .layered import read_network
 from .safeguards import all_finite
@@ -105,6 +106,8 @@ def fit_targets(
     if time_limit is not None:
         require_positive(time_limit=time_limit)
     layered = read_network(network)
+    if method.exact:
+        require_double(layered.device, "exact blocks are solved")
     check_weights(layered)
     check_notes(notes or {})
     require_lipschitz(layered.activations)
@@ -204,11 +207,11 @@ def _measure(training: Training, data: TrainingData, tested: TrainingData | None
             inputs = inputs @ weight.T + bias
             if place < training.architecture.hidden:
                 inputs = training.architecture.activations[place].phi(inputs)
-        return inputs.double()
+        return inputs.to(finest(inputs.device))
 
     trained = output(training.inputs)
     loss = float(data.loss.values(trained, data.targets).sum())
-    squares = sum(float((weight.double() ** 2).sum()) for weight in training.weights())
+    squares = sum(float((weight.to(finest(weight.device)) ** 2).sum()) for weight in training.weights())
     decay = training.architecture.weight_decay / 2 * squares
     figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
     figures |= {f"train_{name}": value for name, value in data.score(trained).items()}
