@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -38,7 +39,7 @@ def trained(name: str, data: Dataset, hidden: int, sweeps: int, device: str) -> 
             clock.append(time.perf_counter())
 
     fit_method(network, data.train, method(name), sweeps=sweeps, on_event=on_event)
-    lengths = [after - before for before, after in zip(clock, clock[1:], strict=False)]
+    lengths = [after - before for before, after in pairwise(clock)]
     return median(lengths), [parameter.detach().cpu() for parameter in network.parameters()]
 
 
