@@ -43,7 +43,7 @@ def compare(
         list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
     ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
     activation: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=NETWORK)] = "relu",
-    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, mps, ...", rich_help_panel=NETWORK)] = "cpu",
+    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, mps.", rich_help_panel=NETWORK)] = "cpu",
     loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
     weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
     settings: Annotated[

@@ -51,7 +51,7 @@ def train(
     ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
     activation: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=NETWORK)] = "relu",
     seed: Annotated[int, Option(metavar="N", help="Of split, start, mini-batches.", rich_help_panel=NETWORK)] = 0,
-    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, ...", rich_help_panel=NETWORK)] = "cpu",
+    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, mps.", rich_help_panel=NETWORK)] = "cpu",
     loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
     weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
     method: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=GOAL)] = "fenchel",

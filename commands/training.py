@@ -57,14 +57,13 @@ def make_network(
     UsageError
         If a width, the activation or the device cannot be used.
     """
-    import torch
-
+    from ..solvers.devices import usable_devices
     from ..solvers.layered import build_network
 
     widths = (dataset.X_train.shape[1], *hidden, outputs)
     network = build_network(widths, activation, random_state=seed)
-    usable = ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
-    if device not in usable and not (device == "cuda" and len(usable) > 1):
+    usable = usable_devices()
+    if device not in usable and not (device == "cuda" and "cuda:0" in usable):
         raise UsageError(f"the device {device!r} cannot be used here; usable: {', '.join(usable)}.")
     return network.to(device)
 

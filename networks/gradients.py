@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..formulations.losses import Loss, find_loss
 from ..formulations.subproblem import require_positive
+from ..solvers.devices import finest
 from ..solvers.layered import check_passage, read_network
 from ..solvers.training_data import TrainingData, prepare, prepare_validation
 
@@ -158,8 +159,8 @@ def train_by_gradients(
     def measure() -> dict[str, float]:
         with torch.no_grad():
             test_output = None if tested is None else _output(network, tested.inputs.to(X))
-            figures = figures_of(_output(network, X).double(), test_output, checked, tested)
-        weights = [layer.weight.detach().double() for layer in layered.maps]
+            figures = figures_of(_output(network, X).to(finest(X.device)), test_output, checked, tested)
+        weights = [layer.weight.detach().to(finest(X.device)) for layer in layered.maps]
         return with_penalty(figures, weight_decay / 2 * sum(float((weight**2).sum()) for weight in weights))
 
     spent, trace = job.descend(network, rate, steps, measure if measurements else None, measurements)

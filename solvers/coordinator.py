@@ -26,6 +26,7 @@ from ..formulations.formulation import Formulation
 from ..formulations.losses import Loss
 from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
 from .checkpoint import RunWriter
+from .devices import require_double
 from .history import History
 from .layered import LayeredNetwork, read_network
 from .sweep import Event, Training, measure, run_sweep
@@ -125,6 +126,7 @@ def fit(
     if time_limit is not None:
         require_positive(time_limit=time_limit)
     layered = read_network(network)
+    require_double(layered.device, "the blocks of this method are solved")
     check_weights(layered)
     check_notes(notes or {})
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)

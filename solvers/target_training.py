@@ -22,6 +22,7 @@ from ..formulations.subproblem import require_count, require_nonnegative, requir
 from ..formulations.target_blocks import TargetBlocks, require_lipschitz
 from .checkpoint import RunWriter
 from .coordinator import check_notes, check_weights
+from .devices import finest, require_double
 from .history import History
 from .layer_files import describe_layers
 from .layer_pass import layer_output
@@ -112,6 +113,8 @@ def fit_targets(
     if time_limit is not None:
         require_positive(time_limit=time_limit)
     layered = read_network(network, dense=False)
+    if method.exact:
+        require_double(layered.device, "exact blocks are solved")
     check_weights(layered)
     check_notes(notes or {})
     require_lipschitz(layered.activations)
@@ -214,14 +217,14 @@ def _measure(training: Training, data: TrainingData, tested: TrainingData | None
     def output(inputs: Tensor) -> Tensor:
         # In parts: the patches and the pictures of all samples at once would take much memory.
         passed = [
-            layer_output(network.maps, architecture.activations, weights, biases, part.to(network.dtype)).double()
+            layer_output(network.maps, architecture.activations, weights, biases, part.to(network.dtype)).to(finest(part.device))
             for part in inputs.split(MEASURED_AT_ONCE)
         ]
         return torch.cat(passed)
 
     trained = output(data.inputs)
     loss = float(data.loss.values(data.in_loss(trained), data.in_loss(data.targets)).sum())
-    squares = sum(float((weight.double() ** 2).sum()) for weight in weights)
+    squares = sum(float((weight.to(finest(weight.device)) ** 2).sum()) for weight in weights)
     decay = architecture.weight_decay / 2 * squares
     figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
     figures |= {f"train_{name}": value for name, value in data.score(trained).items()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..formulations.errors import UsageError
 from ..formulations.losses import Loss, choose_loss, class_labels, find_loss, infer_task
+from .devices import finest
 
 LARGEST_INPUT = 1e100
 
@@ -232,4 +233,5 @@ def _pair(data: Any) -> tuple[Any, Any]:
 
 def _encode(X: np.ndarray, y: np.ndarray, loss: Loss, outputs: int, device: torch.device) -> TrainingData:
     targets = loss.encode(y, outputs)
-    return TrainingData(torch.as_tensor(X, device=device), torch.as_tensor(targets, device=device), y, loss)
+    inputs, encoded = (torch.as_tensor(array, dtype=finest(device), device=device) for array in (X, targets))
+    return TrainingData(inputs, encoded, y, loss)

@@ -50,7 +50,7 @@ def test_version_and_help() -> None:
     assert version.exit_code == 0
     assert version.stdout.startswith("convexblocks ")
     usage = CliRunner().invoke(app, ["--help"])
-    assert all(name in usage.stdout for name in ("demo", "list", "show", "train", "report"))
+    assert all(name in usage.stdout for name in ("demo", "list", "show", "train", "compare", "report"))
 
 
 def test_list_names_everything() -> None:
