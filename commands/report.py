@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..formulations.catalogue import FORMULATIONS
+from ..formulations.catalogue import LIFTED as KEPT
 from ..formulations.errors import UsageError
 from .console import LIFTED, number, say, small, working
 from .results import audit_row, own_figures, read_baselines, side_by_side
@@ -68,7 +69,7 @@ def render(run: Run) -> str:
         stop_reason=run.history.stop_reason,
         sweeps=run.history.last["sweep"],
         lifted=LIFTED,
-        has_lifted=run.settings["method"] in FORMULATIONS,
+        has_lifted=run.settings["method"] in {**FORMULATIONS, **KEPT},
         names=names,
         rows=rows,
         baselines=baselines,
@@ -99,7 +100,7 @@ def _block(run: Run) -> tuple[str, str]:
     from ..solvers.layered import read_network
 
     layered = read_network(run.module)
-    if len(layered.widths) < 3:
+    if len(layered.widths) < 3 or run.settings["method"] in KEPT:
         return "", ""
     architecture = layered.architecture(find_loss(run.settings["loss"]), run.settings["weight_decay"])
     settings = run.settings["formulation"]

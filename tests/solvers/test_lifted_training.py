@@ -23,6 +23,7 @@ from training_runs import (
     without_times,
 )
 
+from convexblocks.commands.report import write_report
 from convexblocks.formulations import LOSSES, InequalityLifting, UsageError
 from convexblocks.formulations.catalogue import LIFTED, METHODS, method
 from convexblocks.solvers import History, build_network, fit_lifted, fit_method, load
@@ -133,6 +134,15 @@ def test_a_run_is_written_and_loaded(name: str, tmp_path: Path) -> None:
     assert run.settings["samples"] == SAMPLES
     with pytest.raises(UsageError, match=f"'{name}'"):
         run.instance(1, 0)
+
+
+@pytest.mark.parametrize("name", ["inequality", "lpom", "dladmm"])
+def test_a_run_has_a_report(name: str, tmp_path: Path) -> None:
+    """Also where closed forms do all, and no block goes to an engine."""
+    trained(name, out=tmp_path / "run", sweeps=2)
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "Layer gaps" in page
+    assert ("Seconds of the blocks" in page) is (name != "lpom")
 
 
 @pytest.mark.parametrize("name", LIFTED)
