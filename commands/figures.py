@@ -50,8 +50,10 @@ def draw_all(history: History, baselines: list[dict[str, Any]]) -> list[dict[str
         ("Accuracy" if classified else "Error", CAPTIONS["accuracy" if classified else "error"], _scores),
     ]
     if len(history.records) > 1 and "layer_gaps" in history.last:
+        plans.append(("Layer gaps", CAPTIONS["gaps"], _gaps))
+    # Some methods take all their steps in closed form and send no block to an engine.
+    if len(history.records) > 1 and history.last.get("blocks"):
         plans += [
-            ("Layer gaps", CAPTIONS["gaps"], _gaps),
             ("Residuals", CAPTIONS["residuals"], _residuals),
             ("Seconds of the blocks", CAPTIONS["seconds"], _seconds),
         ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..formulations.catalogue import FORMULATIONS
+from ..formulations.catalogue import LIFTED as KEPT
 from ..formulations.errors import UsageError
 from .console import LIFTED, number, say, small, working
 from .results import audit_row, own_figures, read_baselines, side_by_side
@@ -68,7 +69,7 @@ def render(run: Run) -> str:
         stop_reason=run.history.stop_reason,
         sweeps=run.history.last["sweep"],
         lifted=LIFTED,
-        has_lifted=run.settings["method"] in FORMULATIONS,
+        has_lifted=run.settings["method"] in {**FORMULATIONS, **KEPT},
         names=names,
         rows=rows,
         baselines=baselines,
@@ -100,7 +101,7 @@ def _block(run: Run) -> tuple[str, str]:
 
     layered = read_network(run.module, dense=False)
     # Of convolutions and graphs a block has too many rows to be read.
-    if len(layered.widths) < 3 or "layers" in run.settings:
+    if len(layered.widths) < 3 or "layers" in run.settings or run.settings["method"] in KEPT:
         return "", ""
     architecture = layered.architecture(find_loss(run.settings["loss"]), run.settings["weight_decay"])
     settings = run.settings["formulation"]

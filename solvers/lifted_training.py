@@ -136,7 +136,8 @@ def fit_lifted(
         "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
         "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
         "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
-        "batch_size": None, "random_state": random_state, "samples": len(checked.inputs),
+        "batch_size": None, "block_tolerance": BLOCK_TOLERANCE, "random_state": random_state,
+        "samples": len(checked.inputs),
     })  # fmt: skip
     state = LiftedVariables(checked.inputs, checked.targets, *layered.parameters())
     method.start(architecture, state)
@@ -215,7 +216,8 @@ def _solve(training: Training, label: str, block: Block) -> Mapping[str, Tensor]
         tolerance=BLOCK_TOLERANCE,
     )  # fmt: skip
     training.blocks[label] = {
-        "engine": solution.engine, "iterations": float(solution.iterations.double().mean()),
+        "engine": solution.engine, "instances": len(solution.solved_rows),
+        "iterations": float(solution.iterations.double().mean()),
         "seconds": solution.seconds, "unsolved": int((~solution.solved_rows).sum()), **solution.residuals.worst(),
     }  # fmt: skip
     return solution.variables
