@@ -3,9 +3,9 @@
     python -m benchmarks.training_monotone [--seeds 3]
 
 **One layer.** The design of the probit simulation in the paper: 2000 rows X ~ N(.05, 1), beta ~ N(-.05, 1),
-bias ~ N(-.1, 1), y drawn with chance phi(X beta + bias), for phi sigmoid and probit; the ball has the radius sqrt(p). Stochastic steps:
-1000 projected steps of 200 samples, rate/sqrt(k + 1), at the best rate of 1, 3, 10, 30, 100 by natural residual; the
-published 1/(kappa (k + 1)) is of no use here, the modulus kappa over this ball being below 1e-19.
+bias ~ N(-.1, 1), y drawn with chance phi(X beta + bias), for phi sigmoid and probit; the ball has the radius sqrt(p).
+Stochastic steps: 1000 projected steps of 200 samples, rate/sqrt(k + 1), at the best rate of 1, 3, 10, 30, 100 by
+natural residual; the published 1/(kappa (k + 1)) is of no use here, the modulus kappa over this ball being below 1e-19.
 
 **Last layer of a pretrained network.** A small convolutional network learns the MNIST digits 0 to 4 (one pass of Adam);
 its last layer is then refitted for the digits 5 to 9, exactly and by 20 epochs of Adam on that layer.
