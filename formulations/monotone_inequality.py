@@ -24,6 +24,13 @@ the block from falling without end, and clips what the operator asks for: a unit
 one with G < 0 is pushed up, unlike by the gradient. Softmax does not see a number added to a whole row: the mean of
 each row of G is taken off before.
 
+**What the operator does not see.** With one hidden layer G_1 = (phi(u_2) - y) W_2, and F_1 = W_2' (phi(u_2) - y)' X:
+zero as soon as the residuals at the output are uncorrelated with the inputs themselves, whatever the hidden units do,
+and until then all of them move in a space of as many directions as there are outputs. Where the classes are far from
+linear in the inputs, a large gamma draws the hidden layer into that space, and the network ends no better than a linear
+model; a small one, the default, leaves it near its start, while the output layer is solved fast
+(benchmarks/training_monotone.py has both).
+
 **Steps.** "convexified", the default: one majorize-minimize step of every block on the shared Gram matrix of its
 inputs, with momentum and a cosine, or the solution of the block itself (`exact`), exactly as for target blocks.
 "surrogate": the published algorithm, stochastic steps of a constant length on F_l/n, unclipped, with momentum.
@@ -64,7 +71,8 @@ class MonotoneInequality(TargetBlocks):
     steps : str
         ``"convexified"`` or ``"surrogate"``; see the module's text.
     gamma : float
-        How far the targets of hidden layers lie from the activations, in the slopes of the loss.
+        How far the targets of hidden layers lie from the activations, in the slopes of the loss; surrogate steps,
+        which have no targets, have no use for it.
     hidden_average : str
         ``"once"``, or ``"twice"``: the operators of hidden layers divided by the batch size once more, as published
         first; for surrogate steps.
@@ -82,8 +90,9 @@ class MonotoneInequality(TargetBlocks):
     relaxation: ClassVar[str] = "no: a step of a monotone operator, not of the training objective"
     parallel: ClassVar[str] = "all layers, given their targets"
 
+    proximity: float = 0.01
     steps: str = "convexified"
-    gamma: float = 1.0
+    gamma: float = 0.01
     hidden_average: str = "once"
 
     def __post_init__(self) -> None:

@@ -90,5 +90,5 @@ def _residuals(training: Training, passed: LayerPass, samples: float) -> list[Te
 def _operators(training: Training, passed: LayerPass, samples: float) -> list[Tensor]:
     """What the surrogate operator multiplies with the rows of every layer."""
     assert isinstance(training.method, MonotoneInequality)
-    share = training.method.gamma / (samples if training.method.hidden_average == "twice" else 1)
-    return [*(share * slopes for slopes in passed.activation_slopes), passed.slopes[-1]]
+    again = samples if training.method.hidden_average == "twice" else 1
+    return [*(slopes / again for slopes in passed.activation_slopes), passed.slopes[-1]]
