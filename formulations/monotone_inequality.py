@@ -15,21 +15,21 @@ output it is the monotone operator of monotone_layer.py and, the losses here bei
 
 and the weight block of fenchel_weight.py, Phi_l' = phi_l, as in target_blocks.py:
 
-    minimize    (1/n) [Phi_l(U) - <v_l, U>]  +  weight_decay/(2 N) |W|^2  +  proximity/2 |(W, b) - (W_l, b_l)|^2
-    subject to  U = X W' + b
+    minimize    (1/n) [Phi_l(U) - <v_l, U>]  +  decay_l/(2 N) |W|^2  +  proximity/2 |(W, b) - (W_l, b_l)|^2
+    subject to  U = X W' + b,      decay_l = gamma weight_decay in hidden layers, weight_decay in the output layer
 
-Its gradient at the present weights, weight decay aside, is (1/n) (phi_l(u_l) - v_l)' X = (gamma/n) F_l wherever
-phi_l(u_l) - gamma G_l is in the range: the published step is a gradient step of the block. Where it is not, P_dom keeps
-the block from falling without end, and clips what the operator asks for: a unit of ReLU at zero with G > 0 stays, but
-one with G < 0 is pushed up, unlike by the gradient. Softmax does not see a number added to a whole row: the mean of
+Its gradient at the present weights is gamma (F_l/n + (weight_decay/N) W_l) wherever phi_l(u_l) - gamma G_l is in the
+range: the published step is a gradient step of the block, and gamma does not change where it ends. Elsewhere P_dom
+keeps the block from falling without end, and clips what the operator asks for: a unit of ReLU at zero with G > 0 stays,
+but one with G < 0 is pushed up, unlike by the gradient. Softmax does not see a number added to a whole row: the mean of
 each row of G is taken off before.
 
 **What the operator does not see.** With one hidden layer G_1 = (phi(u_2) - y) W_2, and F_1 = W_2' (phi(u_2) - y)' X:
 zero as soon as the residuals at the output are uncorrelated with the inputs themselves, whatever the hidden units do,
 and until then all of them move in a space of as many directions as there are outputs. Where the classes are far from
-linear in the inputs, a large gamma draws the hidden layer into that space, and the network ends no better than a linear
-model; a small one, the default, leaves it near its start, while the output layer is solved fast
-(benchmarks/training_monotone.py has both).
+linear in the inputs, as in two moons, the hidden layer is drawn into that space, and the network ends no better than a
+linear model. A small gamma then leaves it near its start, while a small proximal factor has the output layer solved
+fast; on digits and on Cora gamma 1 is better (benchmarks/training_monotone.py has both).
 
 **Steps.** "convexified", the default: one majorize-minimize step of every block on the shared Gram matrix of its
 inputs, with momentum and a cosine, or the solution of the block itself (`exact`), exactly as for target blocks.
@@ -90,9 +90,8 @@ class MonotoneInequality(TargetBlocks):
     relaxation: ClassVar[str] = "no: a step of a monotone operator, not of the training objective"
     parallel: ClassVar[str] = "all layers, given their targets"
 
-    proximity: float = 0.01
     steps: str = "convexified"
-    gamma: float = 0.01
+    gamma: float = 1.0
     hidden_average: str = "once"
 
     def __post_init__(self) -> None:

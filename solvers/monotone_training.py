@@ -71,7 +71,8 @@ def fit_monotone(
     """
     method = MonotoneInequality() if method is None else method
     surrogate = method.steps == "surrogate"
-    rule = StepRule(_operators if surrogate else _residuals, plain=surrogate)
+    # With the weight decay scaled alike, gamma leaves the zeros of the operator where they are.
+    rule = StepRule(_operators, plain=True) if surrogate else StepRule(_residuals, hidden_decay=method.gamma)
     return train_in_steps(
         network, data, method, rule, loss=loss, task=task, weight_decay=weight_decay, sweeps=sweeps,
         time_limit=time_limit, validation=validation, random_state=random_state, out=out, notes=notes,

@@ -63,10 +63,13 @@ class StepRule:
         layer. Multiplied with the rows of the layer it is the gradient of the block.
     plain : bool
         Whether steps of a constant length are taken on these gradients themselves, without a majorizer.
+    hidden_decay : float
+        Factor of the weight decay in the blocks of hidden layers, where their residuals have such a factor too.
     """
 
     residuals: Callable[[Training, LayerPass, float], list[Tensor]]
     plain: bool = False
+    hidden_decay: float = 1.0
 
 
 @dataclass
@@ -99,6 +102,11 @@ class Training:
     def per_input(self) -> float:
         """Terms of the loss for each entry of the inputs."""
         return self.samples / len(self.inputs)
+
+    def decay(self, place: int) -> float:
+        """The weight decay of a layer, for each sample."""
+        share = self.rule.hidden_decay if place < len(self.layers) - 1 else 1.0
+        return share * self.architecture.weight_decay / self.samples
 
     @property
     def majorizes(self) -> bool:
@@ -165,10 +173,9 @@ def prepare_first_layer(training: Training, generator: torch.Generator) -> None:
     for rows in parts:
         layer.gram += _gram(training, 0, inputs[rows]) * (len(rows) / len(chosen))
     if not _whitening_pays(training):
-        layer.inverse = _inverse(training, layer)
+        layer.inverse = _inverse(training, 0)
         return
-    decay = training.architecture.weight_decay / training.samples
-    training.whitening = whiten(_hessian(training, layer), decay, bias=layer.bias)
+    training.whitening = whiten(_hessian(training, 0), training.decay(0), bias=layer.bias)
     training.inputs = training.whitening.inputs(_columns(layer, inputs))
     layer.packed, layer.bias = training.whitening.weights(layer.packed), False
 
@@ -234,7 +241,7 @@ def _gradient(training: Training, place: int, arriving: Tensor, residual: Tensor
     """Gradient of the block at the present weights: residual' rows(x) / n, and the weight decay's share."""
     layer, which = training.layers[place], training.maps[place]
     gradient = which.gradient(residual, arriving) / samples
-    gradient.add_(layer.weight, alpha=training.architecture.weight_decay / training.samples)
+    gradient.add_(layer.weight, alpha=training.decay(place))
     if not layer.bias:
         return gradient
     return torch.cat([gradient, which.bias_gradient(residual)[:, None] / samples], 1)
@@ -246,7 +253,7 @@ def _factorize(training: Training, passed: LayerPass) -> None:
     for place, layer in enumerate(training.layers[1:], start=1):
         gram = _gram(training, place, passed.arriving[place])
         layer.gram.lerp_(gram, max(1 / training.grams, NEWEST_SHARE))
-        layer.inverse = _inverse(training, layer)
+        layer.inverse = _inverse(training, place)
 
 
 def _columns(layer: Layer, rows: Tensor) -> Tensor:
@@ -259,25 +266,28 @@ def _gram(training: Training, place: int, arriving: Tensor) -> Tensor:
     return columns.T @ columns / (training.per_input * len(arriving))
 
 
-def _hessian(training: Training, layer: Layer) -> Tensor:
+def _hessian(training: Training, place: int) -> Tensor:
     """Hessian of a layer's majorizer: Gram matrix, proximal term, weight decay (not of the bias)."""
+    layer = training.layers[place]
     hessian = layer.gram.clone()
     diagonal = hessian.diagonal()
     diagonal.add_(training.method.proximity)
-    (diagonal[:-1] if layer.bias else diagonal).add_(training.architecture.weight_decay / training.samples)
+    (diagonal[:-1] if layer.bias else diagonal).add_(training.decay(place))
     return hessian
 
 
-def _inverse(training: Training, layer: Layer) -> Tensor:
+def _inverse(training: Training, place: int) -> Tensor:
     # Unlike `cholesky`, this does not wait for the device to say that it succeeded; where it failed, activations have
     # outgrown the precision, and NaN tells so after the sweep.
-    factor, failed = torch.linalg.cholesky_ex(_hessian(training, layer))
+    factor, failed = torch.linalg.cholesky_ex(_hessian(training, place))
     return torch.cholesky_inverse(torch.where(failed == 0, factor, torch.nan))
 
 
 def _minimizer(training: Training, place: int, passed: LayerPass, residual: Tensor, samples: float) -> Tensor:
     """The exact solution of a layer's block, in the layout of its packed weights."""
-    layer, which, architecture = training.layers[place], training.maps[place], training.architecture
+    layer, which = training.layers[place], training.maps[place]
+    # The block divides the weight decay by the samples again.
+    architecture = replace(training.architecture, weight_decay=training.decay(place) * training.samples)
     rows = which.rows(passed.arriving[place])
     block = target_block(
         architecture, place + 1, batch=samples, samples=training.samples, proximity=training.method.proximity,

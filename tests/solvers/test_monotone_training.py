@@ -157,7 +157,7 @@ def test_surrogate_steps_are_those_of_stochastic_gradient_descent_with_momentum(
 def test_of_linear_layers_the_steps_are_those_of_target_blocks() -> None:
     networks = [network_for("squared", "identity", (5, 4)) for _ in range(2)]
     settings = {"proximity": 0.5, "batch_size": 8}
-    fit_monotone(networks[0], data_for("squared"), MonotoneInequality(gamma=1.0, **settings), sweeps=4)
+    fit_monotone(networks[0], data_for("squared"), MonotoneInequality(**settings), sweeps=4)
     fit_targets(networks[1], data_for("squared"), TargetBlocks(**settings), sweeps=4)
     for one, other in zip(*(network.parameters() for network in networks), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
@@ -172,7 +172,7 @@ def test_exact_steps_solve_the_block(name: str, loss: str) -> None:
         moves = []
         for exact in (False, True):
             network = copy.deepcopy(start)
-            chosen = MonotoneInequality(gamma=1.0, proximity=proximity, exact=exact, **WHOLE)
+            chosen = MonotoneInequality(proximity=proximity, exact=exact, **WHOLE)
             fit_monotone(network, data_for(loss), chosen, loss=loss, sweeps=1)
             moves.append((network[0].weight - start[0].weight).detach())
         assert (float((moves[0] - moves[1]).norm()) < 1e-2 * float(moves[0].norm())) is agrees
@@ -196,7 +196,7 @@ def test_the_objective_falls(settings: dict[str, Any], name: str, loss: str) -> 
 @pytest.mark.parametrize("make", [pictures, graph], ids=["pictures", "graph"])
 def test_convolutions_and_graphs_are_trained(make: Any) -> None:
     network, X, y = make()
-    history = fit_monotone(network, (X, y), MonotoneInequality(gamma=0.1), weight_decay=0.01, sweeps=60)
+    history = fit_monotone(network, (X, y), MonotoneInequality(proximity=0.1), weight_decay=0.01, sweeps=60)
     assert history.last["true_loss"] < 0.5 * history.records[0]["true_loss"]
 
 
@@ -245,3 +245,16 @@ def test_steep_activations_are_for_surrogate_steps_alone() -> None:
     assert history.last["objective"] < history.records[0]["objective"]
     with pytest.raises(UsageError, match="cannot be trained by convex blocks"):
         fit_monotone(nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, OUTPUTS["squared"])), data)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_gamma_scales_the_steps_of_hidden_layers_with_their_weight_decay(exact: bool) -> None:
+    """Steps short enough that nothing is clipped and the proximal term is all that bends the block."""
+    start, moves = network_for("squared", "tanh"), []
+    for gamma in (1e-3, 1e-4):
+        network = copy.deepcopy(start)
+        chosen = MonotoneInequality(gamma=gamma, proximity=1e4, exact=exact, **WHOLE)
+        fit_monotone(network, data_for("squared"), chosen, weight_decay=30.0, sweeps=1)
+        moves.append([(new - old).detach() for new, old in zip(network.parameters(), start.parameters(), strict=True)])
+    for place, (one, other) in enumerate(zip(*moves, strict=True)):
+        torch.testing.assert_close(one, other * (10 if place < 2 else 1), rtol=2e-2, atol=1e-11)
