@@ -13,6 +13,7 @@ from .lipschitz_regression import LipschitzRegression
 from .losses import LOSSES, Loss
 from .monotone_affine import AffineInequality
 from .monotone_gap import proven_gap
+from .monotone_inequality import MonotoneInequality
 from .monotone_layer import MonotoneLayer
 from .slope_properties import SlopeProperty, slope_property
 from .spline_fit import SlopeSpline
@@ -42,6 +43,7 @@ __all__ = [
     "LiftedState",
     "LipschitzRegression",
     "Loss",
+    "MonotoneInequality",
     "MonotoneLayer",
     "NoConvexModelError",
     "NotDisciplinedError",

@@ -20,6 +20,7 @@ from .lifted_method import LiftedMethod
 from .lipschitz_regression import LipschitzRegression
 from .lpom import LiftedProximalOperators
 from .monotone_affine import AffineInequality
+from .monotone_inequality import MonotoneInequality
 from .monotone_layer import MonotoneLayer
 from .penalty_blocks import PenaltyPreActivation
 from .quadratic_penalty import QuadraticPenalty
@@ -59,7 +60,12 @@ LIFTED: dict[str, type[LiftedMethod]] = {
     )
 }  # fmt: skip
 Method = Formulation | TargetBlocks | LiftedMethod
-METHODS: dict[str, type[Method]] = {**FORMULATIONS, TargetBlocks.name: TargetBlocks, **LIFTED}
+METHODS: dict[str, type[Method]] = {
+    **FORMULATIONS,
+    TargetBlocks.name: TargetBlocks,
+    MonotoneInequality.name: MonotoneInequality,
+    **LIFTED,
+}
 """All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""
 
 

@@ -11,6 +11,7 @@ from .layered import CatalogueActivation, build_network
 from .lifted_training import fit_lifted
 from .methods import fit_method
 from .monotone_layer import LayerFit, fit_layer, stochastic_steps
+from .monotone_training import fit_monotone
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
@@ -37,6 +38,7 @@ __all__ = [
     "fit_layer",
     "fit_lifted",
     "fit_method",
+    "fit_monotone",
     "fit_spline_exact",
     "fit_splines",
     "fit_targets",

@@ -17,7 +17,7 @@ ACTIVATIONS = (
     "Identity, ReLU, LeakyReLU (slope in (0, 1]), ReLU6, Hardtanh(-1, 1), Hardtanh(0, c), Softshrink, Sigmoid, Tanh, "
     "Softmax(dim=-1), ELU(1), Softsign, CatalogueActivation('arctan' | 'probit' | 'exponential')"
 )
-WIDE_METHODS = "'targets'"
+WIDE_METHODS = "'targets' or 'monotone'"
 
 
 def check_layer(place: int, module: nn.Module, before: Sequence[LinearMap]) -> None:

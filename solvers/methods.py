@@ -11,19 +11,25 @@ from ..formulations.catalogue import Method
 from ..formulations.errors import UsageError
 from ..formulations.formulation import Formulation
 from ..formulations.lifted_method import LiftedMethod
+from ..formulations.monotone_inequality import MonotoneInequality
 from ..formulations.target_blocks import TargetBlocks
 from .coordinator import fit
 from .history import History
 from .lifted_training import fit_lifted
+from .monotone_training import fit_monotone
 from .target_training import fit_targets
 
 Trainer = Callable[..., History]
 TRAINERS: tuple[tuple[type, Trainer], ...] = (
     (Formulation, fit),
+    (MonotoneInequality, fit_monotone),
     (TargetBlocks, fit_targets),
     (LiftedMethod, fit_lifted),
 )
-"""The class of a method's settings -> what trains by it; all trainers share the keywords of `fit_targets`."""
+"""The class of a method's settings -> what trains by it; all trainers share the keywords of `fit_targets`.
+
+The first class that fits counts, so that a class stands before those it inherits from.
+"""
 
 
 def fit_method(network: nn.Module, data: tuple[Any, Any], method: Method, **settings: Any) -> History:

@@ -8,6 +8,7 @@ are not finite are noticed after the sweep. Only exact solves of the blocks, on 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +52,26 @@ class Layer:
         return self.packed[:, -1] if self.bias else self.packed.new_zeros(len(self.packed))
 
 
+@dataclass(frozen=True)
+class StepRule:
+    """What tells a method that trains by steps from another one.
+
+    Attributes
+    ----------
+    residuals : callable
+        Of a run, the pass of a batch and its samples: phi(u) - v of every layer, v the targets, in the layout of the
+        layer. Multiplied with the rows of the layer it is the gradient of the block.
+    plain : bool
+        Whether steps of a constant length are taken on these gradients themselves, without a majorizer.
+    hidden_decay : float
+        Factor of the weight decay in the blocks of hidden layers, where their residuals have such a factor too.
+    """
+
+    residuals: Callable[[Training, LayerPass, float], list[Tensor]]
+    plain: bool = False
+    hidden_decay: float = 1.0
+
+
 @dataclass
 class Training:
     """What a run carries from step to step.
@@ -64,6 +85,7 @@ class Training:
     maps: list[LinearMap]
     architecture: Architecture
     method: TargetBlocks
+    rule: StepRule
     inputs: Tensor
     targets: Tensor
     layers: list[Layer]
@@ -80,6 +102,16 @@ class Training:
     def per_input(self) -> float:
         """Terms of the loss for each entry of the inputs."""
         return self.samples / len(self.inputs)
+
+    def decay(self, place: int) -> float:
+        """The weight decay of a layer, for each sample."""
+        share = self.rule.hidden_decay if place < len(self.layers) - 1 else 1.0
+        return share * self.architecture.weight_decay / self.samples
+
+    @property
+    def majorizes(self) -> bool:
+        """Whether steps go to the minimizer of a quadratic, for which Gram matrices are factorized."""
+        return not (self.method.exact or self.rule.plain)
 
     @property
     def steps_of_a_sweep(self) -> int:
@@ -112,8 +144,8 @@ class Training:
 
 
 def start_training(
-    network: LayeredNetwork, architecture: Architecture, method: TargetBlocks, data: TrainingData, batch_size: int,
-    sweeps: int,
+    network: LayeredNetwork, architecture: Architecture, method: TargetBlocks, rule: StepRule, data: TrainingData,
+    batch_size: int, sweeps: int,
 ) -> Training:  # fmt: skip
     """The network's present weights, and data in its dtype, before the first step."""
     layers = []
@@ -129,7 +161,7 @@ def start_training(
     # What is fixed before the first weights is done once.
     maps[0], inputs = maps[0].settled(inputs)
     return Training(
-        network, maps, architecture, method, inputs, targets, layers, data.samples, batch_size, sweeps, gaps=gaps
+        network, maps, architecture, method, rule, inputs, targets, layers, data.samples, batch_size, sweeps, gaps=gaps
     )  # fmt: skip
 
 
@@ -141,10 +173,9 @@ def prepare_first_layer(training: Training, generator: torch.Generator) -> None:
     for rows in parts:
         layer.gram += _gram(training, 0, inputs[rows]) * (len(rows) / len(chosen))
     if not _whitening_pays(training):
-        layer.inverse = _inverse(training, layer)
+        layer.inverse = _inverse(training, 0)
         return
-    decay = training.architecture.weight_decay / training.samples
-    training.whitening = whiten(_hessian(training, layer), decay, bias=layer.bias)
+    training.whitening = whiten(_hessian(training, 0), training.decay(0), bias=layer.bias)
     training.inputs = training.whitening.inputs(_columns(layer, inputs))
     layer.packed, layer.bias = training.whitening.weights(layer.packed), False
 
@@ -164,8 +195,8 @@ def run_sweep(training: Training, generator: torch.Generator) -> None:
     order = torch.randperm(len(training.inputs), generator=generator).to(training.inputs.device)
     length = training.sweeps * training.steps_of_a_sweep
     for rows in order.split(training.batch_size):
-        share = training.shortening * training.method.step * (1 + math.cos(math.pi * training.done / length)) / 2
-        _step(training, rows, share)
+        cosine = 1.0 if training.rule.plain else (1 + math.cos(math.pi * training.done / length)) / 2
+        _step(training, rows, training.shortening * training.method.step * cosine)
         training.done += 1
 
 
@@ -177,20 +208,25 @@ def _step(training: Training, rows: Tensor, share: float) -> None:
         [layer.weight for layer in layers], [layer.offset for layer in layers], inputs,
     )  # fmt: skip
     due = not training.grams or _factorizes(training.done, training.method.factorize_every)
-    if due and not training.method.exact:
+    if due and training.majorizes:
         _factorize(training, passed)
     samples = training.per_input * len(rows)
+    residuals = training.rule.residuals(training, passed, samples)
     for place, layer in enumerate(layers):
         layer.move.mul_(training.method.momentum)
         if training.method.exact:
-            layer.move.add_(layer.packed - _minimizer(training, place, passed, samples))
+            layer.move.add_(layer.packed - _minimizer(training, place, passed, residuals[place], samples))
         elif place == 0 and training.whitening is not None:
-            slopes, columns = training.maps[0].as_rows(passed.slopes[0]), training.maps[0].rows(inputs)
-            layer.move.addmm_(slopes.T, columns, alpha=1 / samples)
+            residual, columns = training.maps[0].as_rows(residuals[0]), training.maps[0].rows(inputs)
+            layer.move.addmm_(residual.T, columns, alpha=1 / samples)
             if training.architecture.weight_decay:
                 layer.move.addcmul_(layer.packed, training.whitening.decay)
         else:
-            layer.move.addmm_(_gradient(training, place, passed, samples), layer.inverse)
+            gradient = _gradient(training, place, passed.arriving[place], residuals[place], samples)
+            if training.rule.plain:
+                layer.move.add_(gradient)
+            else:
+                layer.move.addmm_(gradient, layer.inverse)
     # All layers move together: every target was made at the weights before the step.
     for layer in layers:
         layer.packed.sub_(layer.move, alpha=share)
@@ -201,14 +237,14 @@ def _factorizes(step: int, every: int) -> bool:
     return step % every == 0 or (step < every and step & (step - 1) == 0)
 
 
-def _gradient(training: Training, place: int, passed: LayerPass, samples: float) -> Tensor:
-    """Gradient of the block at the present weights: G' rows(x) / n, and the weight decay's share."""
+def _gradient(training: Training, place: int, arriving: Tensor, residual: Tensor, samples: float) -> Tensor:
+    """Gradient of the block at the present weights: residual' rows(x) / n, and the weight decay's share."""
     layer, which = training.layers[place], training.maps[place]
-    gradient = which.gradient(passed.slopes[place], passed.arriving[place]) / samples
-    gradient.add_(layer.weight, alpha=training.architecture.weight_decay / training.samples)
+    gradient = which.gradient(residual, arriving) / samples
+    gradient.add_(layer.weight, alpha=training.decay(place))
     if not layer.bias:
         return gradient
-    return torch.cat([gradient, which.bias_gradient(passed.slopes[place])[:, None] / samples], 1)
+    return torch.cat([gradient, which.bias_gradient(residual)[:, None] / samples], 1)
 
 
 def _factorize(training: Training, passed: LayerPass) -> None:
@@ -217,7 +253,7 @@ def _factorize(training: Training, passed: LayerPass) -> None:
     for place, layer in enumerate(training.layers[1:], start=1):
         gram = _gram(training, place, passed.arriving[place])
         layer.gram.lerp_(gram, max(1 / training.grams, NEWEST_SHARE))
-        layer.inverse = _inverse(training, layer)
+        layer.inverse = _inverse(training, place)
 
 
 def _columns(layer: Layer, rows: Tensor) -> Tensor:
@@ -230,32 +266,35 @@ def _gram(training: Training, place: int, arriving: Tensor) -> Tensor:
     return columns.T @ columns / (training.per_input * len(arriving))
 
 
-def _hessian(training: Training, layer: Layer) -> Tensor:
+def _hessian(training: Training, place: int) -> Tensor:
     """Hessian of a layer's majorizer: Gram matrix, proximal term, weight decay (not of the bias)."""
+    layer = training.layers[place]
     hessian = layer.gram.clone()
     diagonal = hessian.diagonal()
     diagonal.add_(training.method.proximity)
-    (diagonal[:-1] if layer.bias else diagonal).add_(training.architecture.weight_decay / training.samples)
+    (diagonal[:-1] if layer.bias else diagonal).add_(training.decay(place))
     return hessian
 
 
-def _inverse(training: Training, layer: Layer) -> Tensor:
+def _inverse(training: Training, place: int) -> Tensor:
     # Unlike `cholesky`, this does not wait for the device to say that it succeeded; where it failed, activations have
     # outgrown the precision, and NaN tells so after the sweep.
-    factor, failed = torch.linalg.cholesky_ex(_hessian(training, layer))
+    factor, failed = torch.linalg.cholesky_ex(_hessian(training, place))
     return torch.cholesky_inverse(torch.where(failed == 0, factor, torch.nan))
 
 
-def _minimizer(training: Training, place: int, passed: LayerPass, samples: float) -> Tensor:
+def _minimizer(training: Training, place: int, passed: LayerPass, residual: Tensor, samples: float) -> Tensor:
     """The exact solution of a layer's block, in the layout of its packed weights."""
-    layer, which, architecture = training.layers[place], training.maps[place], training.architecture
+    layer, which = training.layers[place], training.maps[place]
+    # The block divides the weight decay by the samples again.
+    architecture = replace(training.architecture, weight_decay=training.decay(place) * training.samples)
     rows = which.rows(passed.arriving[place])
     block = target_block(
         architecture, place + 1, batch=samples, samples=training.samples, proximity=training.method.proximity,
         rows=len(rows), inputs=rows.shape[1],
     )  # fmt: skip
-    slopes = which.as_rows(passed.slopes[place])
-    target = explicit_target(block.activation, which.as_rows(passed.pre_activations[place]), slopes)
+    pre_activations = which.as_rows(passed.pre_activations[place])
+    target = explicit_target(block.activation, pre_activations, which.as_rows(residual))
     # A coupled layer is one instance: a batch of one. Otherwise the units are the batch.
     wrap = (lambda array: array[None]) if block.coupled else (lambda array: array)
     data = {"X": rows, "v": wrap(target) if block.coupled else target.T, "w_old": wrap(layer.weight)}

@@ -25,10 +25,10 @@ from .coordinator import check_notes, check_weights
 from .devices import finest, require_double
 from .history import History
 from .layer_files import describe_layers
-from .layer_pass import layer_output
+from .layer_pass import LayerPass, layer_output
 from .layered import check_passage, read_network
 from .safeguards import all_finite
-from .target_steps import Training, prepare_first_layer, run_sweep, start_training
+from .target_steps import StepRule, Training, prepare_first_layer, run_sweep, start_training
 from .training_data import TrainingData, prepare, prepare_validation
 
 log = logging.getLogger("convexblocks")
@@ -106,7 +106,30 @@ def fit_targets(
     >>> history.last["true_loss"] < history.records[0]["true_loss"] / 2
     True
     """
-    method = TargetBlocks() if method is None else method
+    return train_in_steps(
+        network, data, TargetBlocks() if method is None else method, StepRule(_slopes), loss=loss, task=task,
+        weight_decay=weight_decay, sweeps=sweeps, time_limit=time_limit, validation=validation,
+        random_state=random_state, out=out, notes=notes, on_event=on_event,
+    )  # fmt: skip
+
+
+def _slopes(training: Training, passed: LayerPass, samples: float) -> list[Tensor]:
+    """The targets are phi(u) - G: what is left of the activations are the slopes."""
+    return passed.slopes
+
+
+def train_in_steps(
+    network: nn.Module, data: tuple[Any, Any], method: TargetBlocks, rule: StepRule, *, loss: str | Loss | None,
+    task: str | None, weight_decay: float, sweeps: int, time_limit: float | None, validation: tuple[Any, Any] | None,
+    random_state: int, out: str | Path | None, notes: dict[str, Any] | None, on_event: Callable[[Event], None] | None,
+) -> History:  # fmt: skip
+    """The run of a method that trains by steps in mini-batches; arguments, returned value and errors of `fit_targets`.
+
+    Parameters
+    ----------
+    rule : StepRule
+        What the steps of the method are made of.
+    """
     require_size(sweeps=sweeps)
     require_count(random_state=random_state)
     require_nonnegative(weight_decay=weight_decay)
@@ -117,7 +140,8 @@ def fit_targets(
         require_double(layered.device, "exact blocks are solved")
     check_weights(layered)
     check_notes(notes or {})
-    require_lipschitz(layered.activations)
+    if not rule.plain:
+        require_lipschitz(layered.activations)
     widths, device, shape = layered.widths, layered.device, layered.input_shape
     checked = prepare(data, widths, device, loss=loss, task=task, shape=shape)
     tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss, shape=shape)
@@ -133,7 +157,7 @@ def fit_targets(
     })  # fmt: skip
     if (layers := describe_layers(network)) is not None:
         history.settings["layers"] = layers
-    training = start_training(layered, architecture, method, checked, history.settings["batch_size"], sweeps)
+    training = start_training(layered, architecture, method, rule, checked, history.settings["batch_size"], sweeps)
     first = _measure(training, checked, tested)
     if not math.isfinite(first["objective"]):
         raise UsageError(
@@ -157,7 +181,7 @@ def _train(
             writer.start(*training.copies())
         for sweep in range(1, training.sweeps + 1):
             before = time.process_time()
-            if sweep == 1 and not training.method.exact:
+            if sweep == 1 and training.majorizes:
                 prepare_first_layer(training, generator)
             start = [layer.packed.clone() for layer in training.layers]
             run_sweep(training, generator)
@@ -217,10 +241,10 @@ def _measure(training: Training, data: TrainingData, tested: TrainingData | None
     def output(inputs: Tensor) -> Tensor:
         # In parts: the patches and the pictures of all samples at once would take much memory.
         passed = [
-            layer_output(network.maps, architecture.activations, weights, biases, part.to(network.dtype)).to(finest(part.device))
+            layer_output(network.maps, architecture.activations, weights, biases, part.to(network.dtype))
             for part in inputs.split(MEASURED_AT_ONCE)
         ]
-        return torch.cat(passed)
+        return torch.cat(passed).to(finest(inputs.device))
 
     trained = output(data.inputs)
     loss = float(data.loss.values(data.in_loss(trained), data.in_loss(data.targets)).sum())
