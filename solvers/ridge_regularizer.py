@@ -52,9 +52,10 @@ class RidgeRegularizer:
         """The adjoint W'u, shape (batch, 1, rows, columns)."""
         side, (rows, columns) = self.filters.shape[-1], responses.shape[-2:]
         # A product and a sum over shifts: four times faster on a CPU than a transposed convolution with one output.
-        patches = torch.einsum("cp,nchw->nphw", self.filters.flatten(1), responses)
+        pixels = responses.permute(0, 2, 3, 1).flatten(1, 2)
+        patches = self.filters.flatten(1).T @ pixels.transpose(1, 2)
         reach = side // 2
-        extended = F.fold(patches.flatten(2), (rows + 2 * reach, columns + 2 * reach), side)
+        extended = F.fold(patches, (rows + 2 * reach, columns + 2 * reach), side)
         return fold_back(extended, reach)
 
     def potential(self, responses: Tensor) -> Tensor:
@@ -66,9 +67,8 @@ class RidgeRegularizer:
     def activation(self, responses: Tensor) -> Tensor:
         """psi'_c of every response: slope clip(u, height/slope) - rho clip(u, height)."""
         slope, height = _by_channel(self.slope), _by_channel(self.height)
-        # Differentiable in slope and height; torch.clamp with tensor bounds is too, but allocates masks.
-        value = torch.minimum(torch.maximum(slope * responses, -height), height)
-        return value - self.rho * torch.minimum(torch.maximum(responses, -height), height) if self.rho else value
+        value = torch.clamp(slope * responses, -height, height)
+        return value - self.rho * torch.clamp(responses, -height, height) if self.rho else value
 
     def curvature(self, responses: Tensor) -> Tensor:
         """psi''_c of every response; at a kink the value outside."""
