@@ -12,6 +12,7 @@ from .certify import certify
 from .check import check
 from .console import complain
 from .demo import demo
+from .denoise import denoise
 from .listing import list_everything
 from .report import report
 from .show import show
@@ -64,6 +65,7 @@ app.command("train")(train)
 app.command("report")(report)
 app.command("certify")(certify)
 app.command("check")(check)
+app.command("denoise")(denoise)
 
 
 @app.callback()

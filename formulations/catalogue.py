@@ -13,6 +13,7 @@ from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
 from .lipschitz_regression import LipschitzRegression
+from .ridge_regularizer import RidgeDenoising, RidgeRefit
 from .subproblem import Subproblem
 from .target_blocks import TargetBlocks
 from .two_layer_moments import SecondMoments
@@ -31,6 +32,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         OutputMoments,
         SpectralRegression,
         LipschitzRegression,
+        RidgeDenoising,
+        RidgeRefit,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ LEVELS = (5.0, 15.0, 25.0)
 TRAINING_GRID = 48
 # Training would make the kinks sharper and sharper, with little gain, and the solver slower by the square root.
 STEEPEST = 32.0
+# Below one, so that the objective stays strongly convex with rho = 1, and gaps have a bound.
+SQUARED_NORM = 0.99
+PROOF_GRID = 512
 
 
 class RidgeDenoiser(nn.Module):
@@ -55,6 +58,8 @@ class RidgeDenoiser(nn.Module):
         generator = torch.Generator().manual_seed(random_state)
         self.rho = rho
         self.raw = nn.Parameter(torch.randn(pairs, side, side, generator=generator) / side)
+        self.register_buffer("norm_bound", torch.ones((), dtype=torch.float64))
+        self.norm_bound: Tensor
         self.log_slope = nn.Parameter(torch.full((pairs,), math.log(16.0)))
         with torch.no_grad():
             sizes = self.filters().flatten(1).norm(dim=1)[:pairs]
@@ -64,10 +69,30 @@ class RidgeDenoiser(nn.Module):
         self.log_height = nn.Parameter(start)
 
     def filters(self) -> Tensor:
-        """The filters, divided by the maximum of the symbol over a grid: the norm up to a per cent, differentiable."""
+        """The bank, divided such that |W|^2 <= 0.99.
+
+        In evaluation by the bound of its norm over all frequencies; in training by the maximum over a grid, which is a
+        per cent or so smaller, and differentiable.
+        """
         bank = pair_bank(self.raw)
+        if not self.training:
+            return math.sqrt(SQUARED_NORM) / self.norm_bound.to(bank.dtype) * bank
         symbol = torch.fft.rfft2(bank, s=(TRAINING_GRID, TRAINING_GRID)).abs().square().sum(0)
-        return bank / symbol.max().sqrt()
+        return math.sqrt(SQUARED_NORM) / symbol.max().sqrt() * bank
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; on the way to evaluation the norm of the bank is bounded anew."""
+        if not mode:
+            self.norm_bound.fill_(convolution_norm_bound(pair_bank(self.raw)[:, None], grid=PROOF_GRID).upper)
+        return super().train(mode)
+
+    def modulus(self) -> float:
+        """A modulus of strong convexity of the objective, 1 - rho |W|^2, from a proven bound of the norm (up to rounding).
+
+        Above zero: the objective is convex, D is 1/modulus-Lipschitz (for rho = 0 even firmly non-expansive), and the
+        gap of an answer is at most |gradient|^2 / (2 modulus).
+        """
+        return 1.0 - self.rho * convolution_norm_bound(self.filters()[:, None], grid=PROOF_GRID).upper ** 2
 
     def heights(self, sigma: Tensor) -> Tensor:
         """Heights of the potentials at noise levels sigma (batch,) on the scale 0..255, shape (batch, 2 pairs)."""

@@ -113,11 +113,11 @@ def random_patches(images: Tensor, count: int, generator: torch.Generator) -> Te
 
 
 @torch.no_grad()
-def validation_psnr(model: nn.Module, images: Tensor, sigma: float) -> float:
+def validation_psnr(denoise: Callable[[Tensor, float], Tensor], images: Tensor, sigma: float) -> float:
     """Mean PSNR over images with noise of a fixed seed."""
     generator = torch.Generator().manual_seed(1)
     noisy = images + sigma / 255 * torch.randn(images.shape, generator=generator)
-    return float(psnr(model(noisy, sigma), images).mean())
+    return float(psnr(denoise(noisy, sigma), images).mean())
 
 
 def psnr(images: Tensor, clean: Tensor) -> Tensor:

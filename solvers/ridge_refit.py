@@ -21,7 +21,7 @@ from .solution import SolveError
 
 KNOTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 11.0, 16.0)
 FIT_GRID = 96
-PROOF_GRID = 1024
+PROOF_GRID = 512
 
 
 @dataclass(frozen=True)
