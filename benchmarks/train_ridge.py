@@ -4,9 +4,9 @@
     python -m benchmarks.train_ridge crr --minutes 20 --start wcrr
     python -m benchmarks.train_ridge one_step --sigma 25 --minutes 10
 
-Reads bsd400_train.npz from the folder CONVEXBLOCKS_DATA: 390 images to train, the next 6 to watch. Writes NAME.safetensors
-and NAME.json (settings and log) to --out, by default the folder networks, at every record, so that an interrupted
-training leaves a model. BSD68 is not looked at.
+Reads bsd400_train.npz from the folder CONVEXBLOCKS_DATA: 390 images to train, the next 6 to watch; BSD68 is not looked
+at. Writes NAME.safetensors and NAME.json (settings and log) to --out, by default the folder networks, at every record,
+so that an interrupted training leaves a model.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def denoise(
     with working("denoising", quiet=json):
         cleaned, facts = _denoise(pixels, sigma, model)
     _write(out, cleaned)
-    report = {"image": str(image), "out": str(out), "model": model, "sigma": sigma, "shape": list(pixels.shape), **facts}
+    given = {"image": str(image), "out": str(out), "model": model, "sigma": sigma, "shape": list(pixels.shape)}
+    report = given | facts
     if json:
         print_json(report)
     else:
@@ -56,7 +57,8 @@ def _denoise(pixels: np.ndarray, sigma: float, which: str) -> tuple[np.ndarray, 
     noisy = torch.tensor(channels, dtype=torch.float32)[:, None]
     side = denoiser.filters.shape[-1] if isinstance(denoiser, OneStep) else denoiser.raw.shape[-1]
     if min(noisy.shape[-2:]) < side:
-        raise UsageError(f"the image has {pixels.shape[0]} x {pixels.shape[1]} pixels; expected at least {side} x {side}.")
+        size = " x ".join(map(str, pixels.shape[:2]))
+        raise UsageError(f"the image has {size} pixels; expected {side} x {side} or more, the size of the filters.")
     start = time.process_time()
     facts: dict[str, Any]
     if isinstance(denoiser, OneStep):

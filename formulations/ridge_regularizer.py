@@ -22,7 +22,7 @@ from .errors import UsageError
 from .subproblem import PER_INSTANCE, SHARED, Subproblem, require_size
 
 CONVEX_PAPER = 'Goujon et al., "A neural-network-based convex regularizer for inverse problems", IEEE TCI 2023 (CRR)'
-WEAKLY_CONVEX_PAPER = 'Goujon, Neumayer & Unser, "Learning weakly convex regularizers", SIAM J. Imaging Sci. 2024 (WCRR)'
+WEAKLY_CONVEX_PAPER = 'Goujon, Neumayer & Unser, "Learning weakly convex regularizers", SIAM J. Imaging Sci., 2024'
 
 
 class RidgeDenoising(Subproblem):
@@ -44,8 +44,8 @@ class RidgeDenoising(Subproblem):
     rho |W|^2 <= 1: it is the certificate of convexity. Without a concave part (rho = 0) S = I.
 
     Meant as specification and reference for small images; `denoise` (solvers/ridge_denoising.py) is the fast solver.
-    Source      Goujon et al., IEEE TCI 2023 (rho = 0); Goujon, Neumayer & Unser, SIAM J. Imaging Sci. 2024 (rho > 0); this
-                form of the latter is derived at the opening of this file.
+    Source      Goujon et al., IEEE TCI 2023 (rho = 0); Goujon, Neumayer & Unser, SIAM J. Imaging Sci. 2024 (rho > 0);
+                this form of the latter is derived at the opening of this file.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ class RidgeDenoising(Subproblem):
             raise UsageError("slope or height has entries that are not above zero; expected numbers above zero.")
         if rho < 0 or (rho > 0) is not self.weakly_convex:
             raise UsageError(
-                f"rho is {rho}, but the block has {'a' if self.weakly_convex else 'no'} concave part; expected a number "
-                f"{'above zero' if self.weakly_convex else 'of zero'}: see weakly_convex."
+                f"rho is {rho}, but weakly_convex is {self.weakly_convex}; expected a number above zero if it is true, "
+                "else zero: make the block with the other value."
             )
         data = {
             "y": y, "c": (y**2).sum(axis=1) / 2, "A": W * (slope / height)[:, None], "a": height**2 / (2 * slope),
@@ -170,8 +170,8 @@ def convexity_root(W: np.ndarray, rho: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(np.eye(W.shape[1]) - rho * W.T @ W)
     if values[0] < -1e-10:
         raise UsageError(
-            f"rho |W|^2 is {1 - values[0]:.6g}, so that the objective need not be convex; expected at most 1: divide W by "
-            "its norm, or take a smaller rho."
+            f"rho |W|^2 is {1 - values[0]:.6g}, so that the objective need not be convex; expected at most 1: divide W "
+            "by its norm, or take a smaller rho."
         )
     root: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     return root

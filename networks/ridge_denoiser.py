@@ -52,8 +52,8 @@ class RidgeDenoiser(nn.Module):
         super().__init__()
         if pairs < 2 or pairs % 2 or side < 3 or side % 2 == 0 or not 0 <= rho <= 1:
             raise UsageError(
-                f"pairs is {pairs}, side {side}, rho {rho}; expected an even number of pairs, an odd side of 3 or more, "
-                "and rho between 0 and 1."
+                f"pairs is {pairs}, side {side}, rho {rho}; expected an even number of pairs, an odd side of 3 or "
+                "more, and rho between 0 and 1."
             )
         generator = torch.Generator().manual_seed(random_state)
         self.rho = rho
@@ -87,7 +87,7 @@ class RidgeDenoiser(nn.Module):
         return super().train(mode)
 
     def modulus(self) -> float:
-        """A modulus of strong convexity of the objective, 1 - rho |W|^2, from a proven bound of the norm (up to rounding).
+        """A modulus of strong convexity of the objective, 1 - rho |W|^2, by a bound of the norm proven up to rounding.
 
         Above zero: the objective is convex, D is 1/modulus-Lipschitz (for rho = 0 even firmly non-expansive), and the
         gap of an answer is at most |gradient|^2 / (2 modulus).

@@ -78,7 +78,8 @@ def train_denoiser(
     while True:
         spent = (time.process_time() - begin) / 60
         if spent >= min(next_record, cpu_minutes):
-            scores = {f"{level:g}": validation_psnr(model, validation, level) for level in VALIDATED if low <= level <= high}
+            watched = [level for level in VALIDATED if low <= level <= high]
+            scores = {f"{level:g}": validation_psnr(model, validation, level) for level in watched}
             mean = sum(losses) / max(1, len(losses))
             records.append({"steps": step, "cpu_minutes": round(spent, 2), "loss": mean, "psnr": scores})
             on_record(records[-1])

@@ -101,7 +101,7 @@ def convolution_norm_bound(kernel: Tensor, *, grid: int = 256) -> ConvolutionNor
 
 
 def _squared_norms(kernel: Tensor, grid: int) -> Tensor:
-    """Largest squared singular value of the symbol, at every frequency of half the grid (the other half is conjugate)."""
+    """Largest squared singular value of the symbol at every frequency of half the grid; the rest is conjugate."""
     symbol = torch.fft.rfft2(kernel, s=(grid, grid)).flatten(2).permute(2, 0, 1)
     outputs, inputs = symbol.shape[1:]
     if min(outputs, inputs) == 1:

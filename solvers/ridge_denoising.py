@@ -89,7 +89,9 @@ def denoise(
     return Denoised(x, norms(x - noisy + regularizer.gradient(x)), iterations)
 
 
-def differentiable(denoised: Tensor, noisy: Tensor, regularizer: RidgeRegularizer, *, tolerance: float = 1e-2) -> Tensor:
+def differentiable(
+    denoised: Tensor, noisy: Tensor, regularizer: RidgeRegularizer, *, tolerance: float = 1e-2
+) -> Tensor:
     """The minimizers, with derivatives in y, filters, slopes and heights by the implicit function theorem.
 
     With v = H^-1 g, H = I + W' diag(psi''(W x)) W the Hessian at the minimizer and g the gradient of what follows, the

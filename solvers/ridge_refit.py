@@ -103,7 +103,9 @@ class RefitStatistics:
 
 
 @torch.no_grad()
-def refit_statistics(filters: Tensor, knots: Tensor, clean: Tensor, sigma: float, random_state: int = 0) -> RefitStatistics:
+def refit_statistics(
+    filters: Tensor, knots: Tensor, clean: Tensor, sigma: float, random_state: int = 0
+) -> RefitStatistics:
     """Accumulate Gram matrix and products over images, one at a time.
 
     Parameters
@@ -182,7 +184,7 @@ def refit(
     problem.solve(solver=cp.CLARABEL)
     found = problem.var_dict["s"].value
     if found is None:
-        raise SolveError(f"Clarabel answers {problem.status} to {block.name}; expected a solution: look at the filters.")
+        raise SolveError(f"Clarabel answers {problem.status} to {block.name}; expected a solution: check the filters.")
     slopes = torch.as_tensor(np.maximum(found, 0), dtype=filters.dtype)
     made = OneStep(filters, knots, torch.cat([slopes, slopes]))
     excess = made.expansion().upper ** 2 / cap

@@ -1,7 +1,8 @@
 """Ridge regularizers of images on tensors: values, gradients and Hessian products, for any batch and device.
 
     R(x) = sum over channels c and pixels of psi_c(u_c),   u_c = k_c * x  (cross-correlation),
-    psi_c(u) = slope_c/2 huber(u, height_c/slope_c) - rho/2 huber(u, height_c),  huber(v, M) = v^2 up to M, 2M|v| - M^2 after
+    psi_c(u) = slope_c/2 huber(u, height_c/slope_c) - rho/2 huber(u, height_c),
+    huber(v, M) = v^2 up to M, 2M|v| - M^2 after
 
 With rho = 0 psi is Huber's function; with rho > 0 it is flat beyond `height` where rho = 1 (the minimax concave penalty
 with its kink rounded off), and the sum is rho |W|^2-weakly convex, W the analysis operator of all channels.
@@ -17,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class RidgeRegularizer:
         """Responses W x, shape (batch, channels, rows, columns), of images (batch, 1, rows, columns)."""
         # With channels last the convolution of one input channel is five times faster on a CPU.
         extended = extend(images, self.filters.shape[-1] // 2).to(memory_format=torch.channels_last)
-        return F.conv2d(extended, self.filters[:, None])
+        return functional.conv2d(extended, self.filters[:, None])
 
     def synthesis(self, responses: Tensor) -> Tensor:
         """The adjoint W'u, shape (batch, 1, rows, columns)."""
@@ -55,7 +56,7 @@ class RidgeRegularizer:
         pixels = responses.permute(0, 2, 3, 1).flatten(1, 2)
         patches = self.filters.flatten(1).T @ pixels.transpose(1, 2)
         reach = side // 2
-        extended = F.fold(patches, (rows + 2 * reach, columns + 2 * reach), side)
+        extended = functional.fold(patches, (rows + 2 * reach, columns + 2 * reach), side)
         return fold_back(extended, reach)
 
     def potential(self, responses: Tensor) -> Tensor:
@@ -87,8 +88,8 @@ class RidgeRegularizer:
     def matrix(self, rows: int, columns: int) -> Tensor:
         """W as a matrix, shape (channels * rows * columns, rows * columns); for small images."""
         pixels = rows * columns
-        units = torch.eye(pixels, dtype=self.filters.dtype, device=self.filters.device).reshape(pixels, 1, rows, columns)
-        return self.analysis(units).reshape(pixels, -1).T
+        units = torch.eye(pixels, dtype=self.filters.dtype, device=self.filters.device)
+        return self.analysis(units.reshape(pixels, 1, rows, columns)).reshape(pixels, -1).T
 
     def energy(self, images: Tensor, noisy: Tensor) -> Tensor:
         """1/2 |x - y|^2 + R(x) of every image, shape (batch,)."""
