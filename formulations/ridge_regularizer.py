@@ -122,7 +122,7 @@ class RidgeDenoising(Subproblem):
             If the shapes do not fit, slope or height is not above zero, or I - rho W'W is not positive semidefinite.
         """
         y, W, slope, height = (np.asarray(value, dtype=float) for value in (noisy, W, slope, height))
-        expected = {"noisy": (len(y), self.pixels), "W": (self.responses, self.pixels)}
+        expected: dict[str, tuple[int, ...]] = {"noisy": (len(y), self.pixels), "W": (self.responses, self.pixels)}
         expected |= {"slope": (self.responses,), "height": (self.responses,)}
         for (name, shape), value in zip(expected.items(), (y, W, slope, height), strict=True):
             if value.shape != shape:

@@ -2,5 +2,17 @@
 
 from .baselines import linear_baseline, train_adam
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
+from .ridge_denoiser import RidgeDenoiser
+from .ridge_models import load_denoiser, save_denoiser
 
-__all__ = ["BUILT_IN", "FROM_FOLDER", "Dataset", "linear_baseline", "load_dataset", "train_adam"]
+__all__ = [
+    "BUILT_IN",
+    "FROM_FOLDER",
+    "Dataset",
+    "RidgeDenoiser",
+    "linear_baseline",
+    "load_dataset",
+    "load_denoiser",
+    "save_denoiser",
+    "train_adam",
+]

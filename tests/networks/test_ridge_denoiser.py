@@ -44,8 +44,8 @@ def test_bank_is_closed_under_mirrorings() -> None:
 def test_modulus_is_a_certificate(rho: float) -> None:
     model = RidgeDenoiser(pairs=4, side=5, rho=rho).eval()
     assert model.modulus() == pytest.approx(1 - 0.99 * rho, abs=1e-4)
-    W = model.regularizer(20.0).matrix(9, 8)
-    smallest = float(torch.linalg.eigvalsh(torch.eye(72) - rho * W.T @ W).min())
+    W = model.regularizer(20.0).matrix(9, 8).detach()
+    smallest = torch.linalg.eigvalsh(torch.eye(72) - rho * W.T @ W).min().item()
     assert smallest >= model.modulus() - 1e-5
 
 
