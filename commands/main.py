@@ -13,6 +13,7 @@ from .check import check
 from .compare import compare
 from .console import complain
 from .demo import demo
+from .denoise import denoise
 from .fit_spline import fit_spline
 from .listing import list_everything
 from .report import report
@@ -68,6 +69,7 @@ app.command("report")(report)
 app.command("certify")(certify)
 app.command("check")(check)
 app.command("fit-spline")(fit_spline)
+app.command("denoise")(denoise)
 
 
 @app.callback()

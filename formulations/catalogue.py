@@ -24,6 +24,7 @@ from .monotone_inequality import MonotoneInequality
 from .monotone_layer import MonotoneLayer
 from .penalty_blocks import PenaltyPreActivation
 from .quadratic_penalty import QuadraticPenalty
+from .ridge_regularizer import RidgeDenoising, RidgeRefit
 from .spline_fit import SlopeSpline
 from .square_lift import SquareLift
 from .subproblem import Subproblem
@@ -50,6 +51,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         AffineInequality,
         MonotoneLayer,
         SlopeSpline,
+        RidgeDenoising,
+        RidgeRefit,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

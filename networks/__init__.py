@@ -5,6 +5,8 @@ from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
 from .graph import GraphConvolution, graph_network
 from .graph_data import Graph, augmented_features, load_graph, normalized_adjacency
 from .lenet import lenet5
+from .ridge_denoiser import RidgeDenoiser
+from .ridge_models import load_denoiser, save_denoiser
 from .spline_activation import SplineActivation, tv2_penalty
 from .spline_polish import polish
 from .spline_regressor import SplineRegressor
@@ -15,6 +17,7 @@ __all__ = [
     "Dataset",
     "Graph",
     "GraphConvolution",
+    "RidgeDenoiser",
     "SplineActivation",
     "SplineRegressor",
     "augmented_features",
@@ -22,9 +25,11 @@ __all__ = [
     "lenet5",
     "linear_baseline",
     "load_dataset",
+    "load_denoiser",
     "load_graph",
     "normalized_adjacency",
     "polish",
+    "save_denoiser",
     "train_adam",
     "train_sgd",
     "tv2_penalty",

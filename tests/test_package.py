@@ -26,7 +26,7 @@ PACKAGE = "convexblocks"
 # Arrows run one way: a room imports itself and the rooms to its left.
 ORDER = ("formulations", "solvers", "certificates", "networks", "commands")
 ROOMS = tuple(room for room in ORDER if (CHECKOUT / room / "__init__.py").is_file())
-INSTALLED_SUFFIXES = (".py", ".typed", ".html")
+INSTALLED_SUFFIXES = (".py", ".typed", ".html", ".safetensors", ".json")
 
 
 def sources(room: str) -> list[Path]:

@@ -1,0 +1,131 @@
+"""Ridge regularizers of images on tensors: values, gradients and Hessian products, for any batch and device.
+
+    R(x) = sum over channels c and pixels of psi_c(u_c),   u_c = k_c * x  (cross-correlation),
+    psi_c(u) = slope_c/2 huber(u, height_c/slope_c) - rho/2 huber(u, height_c),
+    huber(v, M) = v^2 up to M, 2M|v| - M^2 after
+
+With rho = 0 psi is Huber's function; with rho > 0 it is flat beyond `height` where rho = 1 (the minimax concave penalty
+with its kink rounded off), and the sum is rho |W|^2-weakly convex, W the analysis operator of all channels.
+
+Images are mirrored at the border, the border pixel repeated: let E be that extension to a torus of twice the sides.
+E/2 is an isometry, hence |W E|/2 <= |W| of the plane. If the bank is closed under both mirrorings (up to signs), the
+four quadrants of W E x hold the same responses, and the sum over one quadrant is a quarter of that over the torus:
+the operator here, on images of any size, is bounded by the supremum of its symbol (solvers/convolution_norm.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class RidgeRegularizer:
+    """A convex (rho = 0) or weakly convex (rho > 0) ridge regularizer with Huber potentials.
+
+    Attributes
+    ----------
+    filters : Tensor, shape (channels, side, side)
+        Correlation kernels, side odd.
+    slope : Tensor, shape (channels,) or (batch, channels)
+        Slope of psi' at zero, before rho is subtracted.
+    height : Tensor, shape (channels,) or (batch, channels)
+        Largest value of slope * clip(u): with rho = 1 also where psi becomes flat. In units of the pixels.
+    rho : float
+        Weight of the concave part.
+    """
+
+    filters: Tensor
+    slope: Tensor
+    height: Tensor
+    rho: float = 0.0
+
+    def analysis(self, images: Tensor) -> Tensor:
+        """Responses W x, shape (batch, channels, rows, columns), of images (batch, 1, rows, columns)."""
+        # With channels last the convolution of one input channel is five times faster on a CPU.
+        extended = extend(images, self.filters.shape[-1] // 2).to(memory_format=torch.channels_last)
+        return functional.conv2d(extended, self.filters[:, None])
+
+    def synthesis(self, responses: Tensor) -> Tensor:
+        """The adjoint W'u, shape (batch, 1, rows, columns)."""
+        side, (rows, columns) = self.filters.shape[-1], responses.shape[-2:]
+        # A product and a sum over shifts: four times faster on a CPU than a transposed convolution with one output.
+        pixels = responses.permute(0, 2, 3, 1).flatten(1, 2)
+        patches = self.filters.flatten(1).T @ pixels.transpose(1, 2)
+        reach = side // 2
+        extended = functional.fold(patches, (rows + 2 * reach, columns + 2 * reach), side)
+        return fold_back(extended, reach)
+
+    def potential(self, responses: Tensor) -> Tensor:
+        """psi_c of every response."""
+        slope, height = _by_channel(self.slope), _by_channel(self.height)
+        value = slope / 2 * huber(responses, height / slope)
+        return value - self.rho / 2 * huber(responses, height) if self.rho else value
+
+    def activation(self, responses: Tensor) -> Tensor:
+        """psi'_c of every response: slope clip(u, height/slope) - rho clip(u, height)."""
+        slope, height = _by_channel(self.slope), _by_channel(self.height)
+        value = torch.clamp(slope * responses, -height, height)
+        return value - self.rho * torch.clamp(responses, -height, height) if self.rho else value
+
+    def curvature(self, responses: Tensor) -> Tensor:
+        """psi''_c of every response; at a kink the value outside."""
+        slope, height, size = _by_channel(self.slope), _by_channel(self.height), responses.abs()
+        value = slope * (slope * size < height)
+        return value - self.rho * (size < height) if self.rho else value
+
+    def value(self, images: Tensor) -> Tensor:
+        """R of every image, shape (batch,)."""
+        return self.potential(self.analysis(images)).flatten(1).sum(1)
+
+    def gradient(self, images: Tensor) -> Tensor:
+        """W' psi'(W x), of the shape of the images."""
+        return self.synthesis(self.activation(self.analysis(images)))
+
+    def matrix(self, rows: int, columns: int) -> Tensor:
+        """W as a matrix, shape (channels * rows * columns, rows * columns); for small images."""
+        pixels = rows * columns
+        units = torch.eye(pixels, dtype=self.filters.dtype, device=self.filters.device)
+        return self.analysis(units.reshape(pixels, 1, rows, columns)).reshape(pixels, -1).T
+
+    def energy(self, images: Tensor, noisy: Tensor) -> Tensor:
+        """1/2 |x - y|^2 + R(x) of every image, shape (batch,)."""
+        return (images - noisy).square().flatten(1).sum(1) / 2 + self.value(images)
+
+
+def huber(values: Tensor, width: Tensor) -> Tensor:
+    """v^2 where |v| <= width, 2 width |v| - width^2 elsewhere: twice the usual one, as cvxpy has it."""
+    clipped = torch.minimum(values.abs(), width)
+    return clipped * (2 * values.abs() - clipped)
+
+
+def extend(images: Tensor, reach: int) -> Tensor:
+    """Images mirrored at the border, the border pixel repeated, by `reach` pixels on every side."""
+    rows, columns = (_mirrored(size, reach, images.device) for size in images.shape[-2:])
+    return images[..., rows[:, None], columns]
+
+
+def fold_back(extended: Tensor, reach: int) -> Tensor:
+    """The adjoint of `extend`: what lies beyond the border is added where it was mirrored from."""
+    for axis in (-2, -1):
+        size = extended.shape[axis] - 2 * reach
+        middle = extended.narrow(axis, reach, size)
+        before = extended.narrow(axis, 0, reach).flip(axis)
+        after = extended.narrow(axis, reach + size, reach).flip(axis)
+        inner = middle.narrow(axis, reach, size - 2 * reach)
+        first, last = middle.narrow(axis, 0, reach) + before, middle.narrow(axis, size - reach, reach) + after
+        extended = torch.cat([first, inner, last], axis)
+    return extended
+
+
+def _mirrored(size: int, reach: int, device: torch.device) -> Tensor:
+    places = torch.arange(-reach, size + reach, device=device)
+    places = torch.where(places < 0, -1 - places, places)
+    return torch.where(places >= size, 2 * size - 1 - places, places)
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    return values[..., None, None] if values.dim() == 2 else values[:, None, None]
