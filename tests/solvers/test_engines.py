@@ -67,10 +67,12 @@ def test_engines_claim_what_they_say() -> None:
             assert names == ["newton"]
         else:
             # The gradient step needs a bounded slope of what comes next; that of exp has no bound.
-            assert names == ([] if after == "exponential" else ["projected_gradient"])
+            closed = ["ridge"] if phi == "identity" and after in ("identity", "squared") else []
+            assert names == ([] if after == "exponential" else ["projected_gradient", *closed])
     for what in (*ALL, *LOSS_NAMES):
         kind = {"loss": what} if what in LOSS_NAMES else {"activation": what}
-        assert claimants(FenchelWeight(samples=2, inputs=1, **kind)) == ["weight_newton"]
+        closed = ["ridge"] if what in ("identity", "squared") else []
+        assert claimants(FenchelWeight(samples=2, inputs=1, **kind)) == ["weight_newton", *closed]
     for loss in LOSS_NAMES:
         assert claimants(FenchelOutput(outputs=1, loss=loss)) == ["sherman_morrison"]
 

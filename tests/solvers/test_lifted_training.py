@@ -42,8 +42,8 @@ def trained(
     return network, fit_method(network, data_for(loss), method(name), **arguments)
 
 
-def test_every_method_beside_fenchel_and_targets_is_tested_here() -> None:
-    assert set(METHODS) - {"fenchel", "targets"} == set(LIFTED)
+def test_every_method_without_a_test_of_its_own_is_tested_here() -> None:
+    assert set(METHODS) - {"fenchel", "targets", "monotone"} == set(LIFTED)
 
 
 @pytest.mark.parametrize("name", LIFTED)
@@ -240,7 +240,7 @@ def test_networks_and_data_that_cannot_be_trained_are_refused(name: str, tmp_pat
     pictures = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
     convolution = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
     for network in (pictures, convolution):
-        with pytest.raises(UsageError, match=r"dense networks.*trained by the method 'targets': take it"):
+        with pytest.raises(UsageError, match=r"dense networks.*trained by the method 'targets' or 'monotone': take it"):
             fit_method(network, (X.reshape(-1, 1, 2, 2), y), settings, out=out)
     with pytest.raises(UsageError, match="cannot be trained by convex blocks"):
         fit_method(nn.Sequential(nn.Linear(4, 3), nn.GELU(), nn.Linear(3, 2)), (X, y), settings, out=out)

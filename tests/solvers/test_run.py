@@ -335,7 +335,7 @@ def test_lower_blocks_of_a_deep_network_are_fed_with_the_solved_blocks_above(
     tmp_path: Path, activation: str, sweep: int
 ) -> None:
     written(tmp_path / "run", SOFTMAX, activation, (5, 4, 3), block_tolerance=1e-10)
-    run, sample = load(tmp_path / "run"), 7
+    run, sample = load(tmp_path / "run"), 6
     weights, biases = before_sweep(run, sweep)
     X, y = data_for(SOFTMAX)
     forward, below = [], torch.tensor(X[sample])
