@@ -3,7 +3,7 @@
     python -m benchmarks.denoising [--models wcrr,crr,one_step] [--sigmas 5,15,25] [--images 68] [--out FILE.json]
 
 Reads bsd68.npz from the folder CONVEXBLOCKS_DATA. Noise is Gaussian, of seed 0, and not clipped; PSNR is averaged over
-images. One thread. `one_step` takes the step of each level; its Lipschitz constant is bounded (proven up to rounding).
+images. One thread. `one_step` takes the step of each level; its Lipschitz constant is bounded (up to rounding).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def test_images(count: int) -> list[Tensor]:
 
 
 def denoiser(name: str, sigma: float) -> tuple[Callable[[Tensor], Tensor], str]:
-    """What denoises a batch, and what is proven of it."""
+    """What denoises a batch, and what is guaranteed of it, up to rounding."""
     model, _ = load_denoiser(f"one_step_{sigma:g}" if name == "one_step" else name)
     if isinstance(model, OneStep):
         return model, f"Lipschitz <= {model.lipschitz_bound():.6f}"
     regularizer, modulus = model.regularizer(sigma), model.modulus()
-    proven = "firmly non-expansive" if model.rho == 0 else f"convex, modulus >= {modulus:.4f}"
-    return lambda noisy: denoise(noisy, regularizer, tolerance=1e-3, max_iterations=300).images, proven
+    guarantee = "firmly non-expansive" if model.rho == 0 else f"convex, modulus >= {modulus:.4f}"
+    return lambda noisy: denoise(noisy, regularizer, tolerance=1e-3, max_iterations=300).images, guarantee
 
 
 def main() -> None:
@@ -56,12 +56,12 @@ def main() -> None:
     torch.set_num_threads(1)
     images = test_images(arguments.images)
     table = Table(title=f"BSD68, mean PSNR in dB over {len(images)} images")
-    for heading in ("model", "sigma", "noisy", "PSNR", "proven", "CPU s"):
-        table.add_column(heading, justify="left" if heading in ("model", "proven") else "right")
+    for heading in ("model", "sigma", "noisy", "PSNR", "guarantee, up to rounding", "CPU s"):
+        table.add_column(heading, justify="left" if heading in ("model", "guarantee, up to rounding") else "right")
     figures = []
     for name in arguments.models.split(","):
         for sigma in map(float, arguments.sigmas.split(",")):
-            apply, proven = denoiser(name, sigma)
+            apply, guarantee = denoiser(name, sigma)
             generator, start = torch.Generator().manual_seed(0), time.process_time()
             before, after = [], []
             for clean in images:
@@ -70,9 +70,9 @@ def main() -> None:
                 after.append(psnr(apply(noisy), clean).item())
             spent = time.process_time() - start
             row = {"model": name, "sigma": sigma, "noisy": np.mean(before), "psnr": np.mean(after)}
-            figures.append({**row, "proven": proven, "cpu_seconds": spent, "each": after})
+            figures.append({**row, "guarantee": guarantee, "cpu_seconds": spent, "each": after})
             table.add_row(
-                name, f"{sigma:g}", f"{np.mean(before):.3f}", f"{np.mean(after):.3f}", proven, f"{spent:.0f}"
+                name, f"{sigma:g}", f"{np.mean(before):.3f}", f"{np.mean(after):.3f}", guarantee, f"{spent:.0f}"
             )
             if arguments.out:
                 arguments.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")

@@ -87,7 +87,7 @@ class RidgeDenoiser(nn.Module):
         return super().train(mode)
 
     def modulus(self) -> float:
-        """A modulus of strong convexity of the objective, 1 - rho |W|^2, by a bound of the norm proven up to rounding.
+        """A modulus of strong convexity of the objective, 1 - rho |W|^2, by a norm bound that holds up to rounding.
 
         Above zero: the objective is convex, D is 1/modulus-Lipschitz (for rho = 0 even firmly non-expansive), and the
         gap of an answer is at most |gradient|^2 / (2 modulus).

@@ -12,7 +12,8 @@ because p(w) >= max|p| cos(d (w - w0)) around its peak w0, as far as pi/d. The s
     sup over w of |H(w)|^2  <=  max over the grid of |H(w)|^2 / prod over axes of cos(pi d / N).
 
 The maximum over the grid, like every power iteration, is a LOWER bound. The upper one holds in exact arithmetic; it is
-computed in float64 and enlarged by a margin for rounding that is generous but not itself proven.
+computed in float64 and enlarged by a margin for rounding that is generous but not itself
+proven: the bound is verified, not proven.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class ConvolutionNorm:
     lower : float
         Largest singular value of the symbol on the grid: reached, up to rounding.
     upper : float
-        Bound over all frequencies: proven in exact arithmetic, enlarged by 1e-12 times the size of the kernel for the
+        Bound over all frequencies: valid in exact arithmetic, enlarged by 1e-12 times the size of the kernel for the
         rounding of float64.
     grid : int
         Frequencies in each axis.

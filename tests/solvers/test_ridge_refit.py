@@ -1,4 +1,4 @@
-"""One-step denoisers: their activations, the convex fit, and the proven Lipschitz bound."""
+"""One-step denoisers: their activations, the convex fit, and the Lipschitz bound, up to rounding."""
 
 from __future__ import annotations
 
