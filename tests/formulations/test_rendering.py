@@ -186,7 +186,7 @@ NASTY = [
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_names_and_labels_cannot_break_out(nasty: str) -> None:
-    x, p = cp.Variable(3, name=nasty or None), cp.Parameter(3, name=nasty or "p")
+    x, p = cp.Variable(3, name=nasty or "x"), cp.Parameter(3, name=nasty or "p")
     problem = cp.Problem(
         cp.Minimize(cp.sum_squares(x - p).set_label(nasty)), [(x >= 0).set_label(nasty), x[0] == 1]
     )
