@@ -8,6 +8,9 @@ not counted; Adam without its rate search). The defaults of `fit` are for small 
 row takes mini-batches, whose blocks need no more accuracy than their noise, and a larger multiplier with shorter
 proximal terms, so that wanted activations stay near the forward pass and the weights follow them far.
 
+Multiplier and proximity (out of .1, .3, 1 and .01, .03, .1) were chosen by one run each on the first 7,000 pictures for
+training, measured on the other 1,000 of the 8,000: .956 at .3 and .03, .939 to .954 elsewhere.
+
 The authors' code, ported, reaches .922 on this split in 19 minutes.
 """
 
@@ -27,7 +30,7 @@ from rich.table import Table
 
 from convexblocks.formulations import FenchelLifting, UsageError
 from convexblocks.networks import linear_baseline, train_adam
-from convexblocks.networks.datasets import FOLDER_VARIABLE
+from convexblocks.networks.data_files import FOLDER_VARIABLE
 from convexblocks.solvers import build_network, fit
 
 LOSS = "softmax_cross_entropy"

@@ -29,6 +29,7 @@ penalty. Hence
 from __future__ import annotations
 
 from ..formulations.activation_row import Array, library
+from .spline_statistics import running_sums
 
 
 def dual_value(
@@ -54,7 +55,7 @@ def dual_value(
         Whether the first value is fixed at zero; then the total of w theta need not be zero.
     """
     first, second = sums
-    later = first.sum(0) - library(first).cumsum(first, 0)
+    later = first.sum(0) - running_sums(first)
     nu = library(nu).minimum(nu, penalty) if convex else library(nu).clip(nu, -penalty, penalty)
     gamma = second + widths * later
     gamma[1:] += nu

@@ -24,7 +24,7 @@ import numpy as np
 from ..formulations.activation_row import Array, library
 from .spline_certificate import dual_value, relative_gap, total_variation
 from .spline_riccati import factorize, substitute
-from .spline_statistics import integrate
+from .spline_statistics import integrate, running_sums
 from .spline_terms import Term, Units
 
 ITERATIONS = 80
@@ -251,27 +251,32 @@ def advance(program: Program, point: Point) -> Point:
     model = program.term.linearize(v, point.s, point.theta, weight[over] + weight[under])
     sweep = factorize(program.widths, model.Q0, model.Q1, model.Q2 + weight[top] + weight[bottom], S)
 
-    def direction(residual: Array) -> tuple[Array, ...]:
-        ratio = residual / slack
+    def direction(ratio: Array) -> tuple[Array, ...]:
+        """The step after which price * slack is, to first order, what it is now and `ratio` * slack."""
         rho = (ratio[up] - ratio[down]) / S
         shift = ratio[over] - ratio[under]
         g0, g1 = model.gradient(shift)
         g1 = g1 + (price + ratio)[top] - (price + ratio)[bottom]
-        d_first, ds, forces = substitute(sweep, g0, g1, point.nu - rho, pinned=program.pinned)
+        dv, ds, forces = substitute(sweep, g0, g1, point.nu - rho, pinned=program.pinned)
         dnu = forces - rho
-        d_theta = model.multipliers(integrate(program.widths, d_first, ds), ds, shift)
+        d_theta = model.multipliers(dv, ds, shift)
         d_slack = on * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
-        return d_first, ds, dnu, d_theta, d_slack, ratio - weight * d_slack
+        return dv[0], ds, dnu, d_theta, d_slack, ratio - weight * d_slack
 
     off = 1.0 - on
     product = price * slack
     gap = product.sum(0)
-    d_slack, d_price = direction(-product)[-2:]
+    d_slack, d_price = direction(-price)[-2:]
     a = _longest(slack, price + off, d_slack, d_price, 1.0)
     left = ((price + a * d_price) * (slack + a * d_slack)).sum(0)
     tau = arrays.clip(left / gap, 0.0, 1.0) ** 3 * gap / on.sum(0)
-    d_first, ds, dnu, d_theta, d_slack, d_price = direction(on * tau - product - d_price * d_slack)
+    # The whole second-order term, of a step that can be taken in small part only, can lead back and forth for ever.
+    d_first, ds, dnu, d_theta, d_slack, d_price = direction((on * tau - a * d_price * d_slack) / slack - price)
     a = _longest(slack, price + off, d_slack, d_price, 0.995)
+    # Of a convex program the gap can rise along a step: go no further than to where it is least.
+    change, bend = (slack * d_price + price * d_slack).sum(0), (d_slack * d_price).sum(0)
+    least = -change / (2 * arrays.where(bend > 0, bend, 1 + 0 * bend))
+    a = arrays.where(bend > 0, arrays.minimum(a, arrays.maximum(least, a / 10)), a)
 
     def moved(a: Array) -> Point:
         return Point(
@@ -285,8 +290,8 @@ def advance(program: Program, point: Point) -> Point:
 def _longest(slack: Array, price: Array, d_slack: Array, d_price: Array, fraction: float) -> Array:
     """The step of every channel, at most one, that goes this fraction of the way to the first bound."""
     arrays = library(slack)
-    steepest = arrays.maximum(arrays.amax(-d_slack / slack, 0), arrays.amax(-d_price / price, 0))
-    return fraction / arrays.clip(steepest, fraction, None)
+    steepest = arrays.minimum(arrays.amin(d_slack / slack, 0), arrays.amin(d_price / price, 0))
+    return fraction / arrays.clip(-steepest, fraction, None)
 
 
 def _damp(program: Program, point: Point, moved: Any, a: Array, allowed: Array) -> Point:
@@ -308,7 +313,7 @@ def _imbalance(program: Program, point: Point) -> Array:
     _, _, top, bottom, _, _ = point.rows()
     first, second = program.term.slopes(integrate(program.widths, point.first, point.s), point.s)
     total = first.sum(0)
-    rest = second + program.widths * (total - arrays.cumsum(first, 0)) + point.price[top] - point.price[bottom]
+    rest = second + program.widths * (total - running_sums(first)) + point.price[top] - point.price[bottom]
     rest[1:] += point.nu
     rest[:-1] -= point.nu
     return arrays.maximum(arrays.amax(abs(rest), 0), abs(total))

@@ -29,6 +29,8 @@ class Sweep(NamedTuple):
     P22: Array
     damping: Array
     gain: Array
+    gain12: Array
+    gain22: Array
 
 
 def factorize(widths: Array, Q0: Array, Q1: Array, Q2: Array, S: Array) -> Sweep:
@@ -58,7 +60,7 @@ def factorize(widths: Array, Q0: Array, Q1: Array, Q2: Array, S: Array) -> Sweep
         p12 = m12 + hm + Q1[k]
         p11 = m11 + Q0[k]
         P12[k], P22[k] = p12, p22
-    return Sweep(widths, p11, P12, P22, damping, gain)
+    return Sweep(widths, p11, P12, P22, damping, gain, gain * P12[1:], gain * P22[1:])
 
 
 def substitute(sweep: Sweep, g0: Array, g1: Array, jumps: Array, *, pinned: bool) -> tuple[Array, Array, Array]:
@@ -78,19 +80,18 @@ def substitute(sweep: Sweep, g0: Array, g1: Array, jumps: Array, *, pinned: bool
     Returns
     -------
     tuple
-        The first value (channels,), the slopes (cells, channels), and the jumps *divided by S* (cells - 1, channels):
+        The values and the slopes, each (cells, channels), and the jumps *divided by S* (cells - 1, channels):
         differences of the slopes would cancel.
     """
-    widths, p11, P12, P22, damping, gain = sweep
+    widths, p11, P12, P22, damping, gain, gain12, gain22 = sweep
     empty = library(g0).empty_like
-    shifted, slopes, forces = empty(jumps), empty(g0), empty(jumps)
+    shifted, values, slopes = empty(jumps), empty(g0), empty(g0)
     q1, q2 = g0[-1], g1[-1]
     for k in range(len(jumps) - 1, -1, -1):
         m = q2 + jumps[k]
         shifted[k] = m
-        t = m * gain[k]
-        m1 = q1 - P12[k + 1] * t
-        q2 = q2 - P22[k + 1] * t + widths[k] * m1 + g1[k]
+        m1 = q1 - gain12[k] * m
+        q2 = q2 - gain22[k] * m + widths[k] * m1 + g1[k]
         q1 = m1 + g0[k]
     if pinned:
         v = 0 * q1
@@ -99,12 +100,11 @@ def substitute(sweep: Sweep, g0: Array, g1: Array, jumps: Array, *, pinned: bool
         r = P12[0] / P22[0]
         v = -(q1 - r * q2) / (p11 - r * P12[0])
         s = -(q2 + P12[0] * v) / P22[0]
-    first = v
-    slopes[0] = s
+    values[0], slopes[0] = v, s
+    pushed = gain * shifted
     for k in range(len(jumps)):
         v = v + widths[k] * s
-        m = P12[k + 1] * v + shifted[k]
-        forces[k] = -damping[k] * (m + P22[k + 1] * s)
-        s = s * damping[k] - gain[k] * m
-        slopes[k + 1] = s
-    return first, slopes, forces
+        s = s * damping[k] - gain12[k] * v - pushed[k]
+        values[k + 1], slopes[k + 1] = v, s
+    forces = -damping * (P12[1:] * values[1:] + shifted + P22[1:] * slopes[:-1])
+    return values, slopes, forces
