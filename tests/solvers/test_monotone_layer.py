@@ -117,6 +117,9 @@ def test_exact_solutions_beat_stochastic_steps(which: str) -> None:
     assert exact.gap < 1e-10
     steps = [stochastic_steps(X, y, which, radius=3.0, rate=rate, batch_size=50) for rate in (0.3, 3.0, 30.0)]
     assert min(found.natural_residual for found in steps) > 1e-4
+    last = stochastic_steps(X, y, which, radius=3.0, rate=3.0, batch_size=50, averaged=False)
+    assert last.natural_residual > 1e-4
+    assert not torch.equal(last.weight, steps[1].weight)
     # They aim at the same point.
     assert min(float((found.weight - exact.weight).norm()) for found in steps) < 0.5
     # The gap bounds the distance where the modulus is positive.
