@@ -42,7 +42,8 @@ and until then all of them move in a space of as many directions as there are ou
 are pushed up freely and down no further than to zero: ever more of them are active everywhere, and the network becomes
 a linear one. In two moons it ends there for every gamma at which the hidden layer moves at all, and leaving that layer
 as it was drawn is better (benchmarks/training_monotone.py). Mirror targets see on which side of the kink a unit is, and
-the hidden layer helps.
+the hidden layer helps. Where a linear model is as good as any, as in the solar data (benchmarks/training_solar.py), the
+same defect keeps projected targets from fitting noise, and they have the lower test error.
 
 **Steps.** "convexified", the default: one majorize-minimize step of every block on the shared Gram matrix of its
 inputs, with momentum and a cosine, or the solution of the block itself (`exact`), exactly as for target blocks.
