@@ -9,27 +9,41 @@ n samples of a batch, G_l = dloss/dx_l, the surrogate operator of a layer is
 The gradient is (G_l * phi_l'(u_l))' X: the operator leaves out phi_l' of the own layer, and of that one alone. At the
 output it is the monotone operator of monotone_layer.py and, the losses here being Fenchel-Young gaps, the gradient.
 
-**As a convex program.** Every layer gets the target
-
-    v_l = P_dom(phi_l(u_l) - gamma G_l),      P_dom: to the closed range of phi_l        (output layer: v_L = y)
-
-and the weight block of fenchel_weight.py, Phi_l' = phi_l, as in target_blocks.py:
+**As a convex program.** Every hidden layer gets a target for its activations, and the weight block of fenchel_weight.py
+(Phi_l' = phi_l) as in target_blocks.py; the output layer has the target y:
 
     minimize    (1/n) [Phi_l(U) - <v_l, U>]  +  decay_l/(2 N) |W|^2  +  proximity/2 |(W, b) - (W_l, b_l)|^2
-    subject to  U = X W' + b,      decay_l = gamma weight_decay in hidden layers, weight_decay in the output layer
+    subject to  U = X W' + b
 
-Its gradient at the present weights is gamma (F_l/n + (weight_decay/N) W_l) wherever phi_l(u_l) - gamma G_l is in the
-range: the published step is a gradient step of the block, and gamma does not change where it ends. Elsewhere P_dom
-keeps the block from falling without end, and clips what the operator asks for: a unit of ReLU at zero with G > 0 stays,
-but one with G < 0 is pushed up, unlike by the gradient. Softmax does not see a number added to a whole row: the mean of
-each row of G is taken off before.
+There are two kinds of targets, both steps of the inequality in the activations themselves, over the range of phi_l:
+
+    projected   v = argmin_v gamma <G_l, v> + 1/2 |v - x_l|^2    =  P_dom(x_l - gamma G_l)
+    mirror      p = argmin_p gamma <G_l, p> + B(p, u_l)          =  phi_l(u_l - gamma G_l)
+                v = x_l - (x_l - p)/gamma
+
+P_dom is the projection to the closed range of phi_l, and B the Fenchel-Young gap of activations.py: the mirror step, as
+of mirror descent, measures distances as the block does. It never leaves the range, and no derivative of phi_l enters it
+either: at the present weights the block has the gradient S' X/n, where S = (phi_l(u_l) - phi_l(u_l - gamma G_l))/gamma
+is G_l times the mean slope of phi_l on the way of the step. Dividing by gamma keeps the length of a step; v is in the
+range for gamma >= 1, and otherwise it is the proximal term that bounds the block. For small gamma S is the gradient's
+G_l * phi_l'(u_l), and mirror targets are those of target_blocks.py. A unit of ReLU that is zero is pushed up by G < 0
+where the step reaches the kink, u > gamma G. Losses have slopes of any size, pre-activations less so: in a batch where
+the slopes are larger, gamma is shortened by the ratio of both root mean squares.
+
+Of the block with projected targets the gradient is gamma (F_l/n + (weight_decay/N) W_l), with decay_l = gamma
+weight_decay, wherever x_l - gamma G_l is in the range: the published step is a gradient step of the block, and gamma
+does not change where it ends. Elsewhere P_dom keeps the block from falling without end, and clips what the operator
+asks for: a unit of ReLU at zero with G > 0 stays, but every one with G < 0 is pushed up, however far it is below zero.
+Softmax does not see a number added to a whole row: the mean of each row of G is taken off before.
 
 **What the operator does not see.** With one hidden layer G_1 = (phi(u_2) - y) W_2, and F_1 = W_2' (phi(u_2) - y)' X:
 zero as soon as the residuals at the output are uncorrelated with the inputs themselves, whatever the hidden units do,
-and until then all of them move in a space of as many directions as there are outputs. Where the classes are far from
-linear in the inputs, as in two moons, the hidden layer is drawn into that space, and the network ends no better than a
-linear model. A small gamma then leaves it near its start, while a small proximal factor has the output layer solved
-fast; on digits and on Cora gamma 1 is better (benchmarks/training_monotone.py has both).
+and until then all of them move in a space of as many directions as there are outputs. Projected targets add that units
+are pushed up freely and down no further than to zero: ever more of them are active everywhere, and the network becomes
+a linear one. In two moons it ends there for every gamma at which the hidden layer moves at all, and leaving that layer
+as it was drawn is better (benchmarks/training_monotone.py). Mirror targets see on which side of the kink a unit is, and
+the hidden layer helps. Where a linear model is as good as any, as in the solar data (benchmarks/training_solar.py), the
+same defect keeps projected targets from fitting noise, and they have the lower test error.
 
 **Steps.** "convexified", the default: one majorize-minimize step of every block on the shared Gram matrix of its
 inputs, with momentum and a cosine, or the solution of the block itself (`exact`), exactly as for target blocks.
@@ -53,6 +67,7 @@ from .subproblem import require_positive
 from .target_blocks import TargetBlocks
 
 STEPS = ("convexified", "surrogate")
+TARGETS = ("mirror", "projected")
 AVERAGES = ("once", "twice")
 
 
@@ -70,9 +85,12 @@ class MonotoneInequality(TargetBlocks):
         As for target blocks.
     steps : str
         ``"convexified"`` or ``"surrogate"``; see the module's text.
+    targets : str
+        ``"mirror"`` or ``"projected"``: the targets of hidden layers; surrogate steps, which have no targets, have no
+        use for them or for gamma.
     gamma : float
-        How far the targets of hidden layers lie from the activations, in the slopes of the loss; surrogate steps,
-        which have no targets, have no use for it.
+        Length of the step in the activations that makes the targets, in the slopes of the loss of a sample; for mirror
+        targets at most in the size of the pre-activations. Projected targets need not have the same one.
     hidden_average : str
         ``"once"``, or ``"twice"``: the operators of hidden layers divided by the batch size once more, as published
         first; for surrogate steps.
@@ -91,13 +109,14 @@ class MonotoneInequality(TargetBlocks):
     parallel: ClassVar[str] = "all layers, given their targets"
 
     steps: str = "convexified"
-    gamma: float = 1.0
+    targets: str = "mirror"
+    gamma: float = 0.03
     hidden_average: str = "once"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(gamma=self.gamma)
-        for key, known in (("steps", STEPS), ("hidden_average", AVERAGES)):
+        for key, known in (("steps", STEPS), ("targets", TARGETS), ("hidden_average", AVERAGES)):
             if getattr(self, key) not in known:
                 expected = " or ".join(map(repr, known))
                 raise UsageError(f"{key} is {getattr(self, key)!r}; expected {expected}.")
@@ -111,6 +130,53 @@ class MonotoneInequality(TargetBlocks):
                 f"hidden_average is {self.hidden_average!r} with convexified steps; expected steps='surrogate': set "
                 "gamma instead, which scales the targets of hidden layers."
             )
+
+
+def step_length(u: Array, slopes: Array, gamma: float) -> Array:
+    """gamma, shortened where the slopes of the loss are larger than the pre-activations (in root mean square).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(step_length(np.array([1.0, -1.0]), np.array([4.0, 4.0]), 0.2))
+    0.05
+    """
+    numbers = library(u)
+    tiny = float(numbers.finfo(u.dtype).tiny) ** 0.5
+    ratio = ((u**2).mean() ** 0.5 + tiny) / ((slopes**2).mean() ** 0.5 + tiny)
+    return gamma * numbers.clip(ratio, None, 1.0)
+
+
+def mirror_residual(phi: Activation, u: Array, slopes: Array, gamma: Array) -> Array:
+    """phi(u) - v for the mirror target v: (phi(u) - phi(u - gamma G))/gamma, G times the mean slope on the way.
+
+    Parameters
+    ----------
+    phi : Activation
+        Activation of the layer.
+    u, slopes : array
+        Pre-activations, and G, the slopes of the loss in the activations phi(u); of one shape.
+    gamma : float or array of one number
+        Factor of G: a number above zero, such as `step_length` gives.
+
+    Examples
+    --------
+    The unit of ReLU at -0.25 is within reach of its step, the one at -1 is not.
+
+    >>> import numpy as np
+    >>> from convexblocks.formulations.activations import activation
+    >>> u, G = np.array([2.0, 2.0, -0.25, -1.0]), np.array([0.5, 4.0, -0.5, -0.5])
+    >>> mirror_residual(activation("relu"), u, G, 1.0).tolist()
+    [0.5, 2.0, -0.25, 0.0]
+    """
+    move = gamma * slopes
+    quotient = (phi.phi(u) - phi.phi(u - move)) / gamma
+    # Far below the pre-activations the difference would be rounding; the slope at u is the quotient's limit.
+    numbers = library(u)
+    short = abs(move) <= float(numbers.finfo(u.dtype).eps) ** 0.5 * (1 + abs(u))
+    if phi.couples_units:
+        short = short.all(-1)[..., None]
+    return numbers.where(short, phi.jacobian(u)(slopes), quotient)
 
 
 def monotone_residual(phi: Activation, u: Array, slopes: Array, gamma: float) -> Array:

@@ -189,8 +189,9 @@ class MonotoneLayer(Subproblem):
 
     def pre_activations(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         """U of every instance, (batch, samples, units)."""
-        packed = self.pack(values)
-        return self.columns(data["X"]) @ library(packed).swapaxes(packed, -1, -2)
+        W = values["W"]
+        u = data["X"] @ library(W).swapaxes(W, -1, -2)
+        return u + values["c"][..., None, :] if self.bias else u
 
     def objective(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         u = self.pre_activations(values, data)
@@ -200,11 +201,8 @@ class MonotoneLayer(Subproblem):
     def operator(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         """F at the values, packed: (batch, units, inputs + 1); divided by the samples it is F_N."""
         error = self.activation.phi(self.pre_activations(values, data)) - data["y"]
-        found = library(error).swapaxes(error, -1, -2) @ self.columns(data["X"])
-        decayed = self.weight_decay * self.pack(values)
-        if self.bias:
-            decayed[..., -1] = 0
-        return found + decayed
+        found = {"W": library(error).swapaxes(error, -1, -2) @ data["X"] + self.weight_decay * values["W"]}
+        return self.pack(found | {"c": error.sum(-2)} if self.bias else found)
 
     def natural_residual(self, values: Mapping[str, Array], data: Mapping[str, Array]) -> Array:
         """|th - P(th - F_N(th))| of every instance, P the projection to the ball: zero exactly at a solution."""

@@ -4,6 +4,7 @@ from .baselines import linear_baseline, train_adam, train_sgd
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
 from .graph import GraphConvolution, graph_network
 from .graph_data import Graph, augmented_features, load_graph, normalized_adjacency
+from .graph_signals import GraphSignals, load_solar
 from .lenet import lenet5
 from .ridge_denoiser import RidgeDenoiser
 from .ridge_models import load_denoiser, save_denoiser
@@ -17,6 +18,7 @@ __all__ = [
     "Dataset",
     "Graph",
     "GraphConvolution",
+    "GraphSignals",
     "RidgeDenoiser",
     "SplineActivation",
     "SplineRegressor",
@@ -27,6 +29,7 @@ __all__ = [
     "load_dataset",
     "load_denoiser",
     "load_graph",
+    "load_solar",
     "normalized_adjacency",
     "polish",
     "save_denoiser",

@@ -8,8 +8,9 @@ the root of the secular equation 1/|x(mu)| = 1/radius, found by Newton's method,
 The step towards x is damped by Armijo backtracking and never leaves the ball.
 
 The units of a layer meet in the ball alone, so that H is one block for each; softmax couples them to a single block.
-Where H would be large, the same multiplier mu is found from outside: without the ball, mu/2 |th|^2 is the proximal term
-of a weight block (weight_newton.py), and |th(mu)| falls with mu. Without a ball that engine solves the layer at once.
+Without a ball x is Newton's point itself. Where H would be large, the layer goes to weight_newton.py instead; there the
+multiplier mu is found from outside: without the ball, mu/2 |th|^2 is the proximal term of a weight block, and |th(mu)|
+falls with mu.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from ..formulations.subproblem import Subproblem
 from . import weight_newton
 from .engine import Answer, Data, Engine
 from .rows import backtrack
+from .solution import decisive
 
 MAX_ITERATIONS = 100
 MAX_SECULAR = 60
 LARGEST_DENSE = 700
 """Unknowns of a block up to which its Hessian is factorized."""
+ROWS_AT_ONCE = 500
 NEGLIGIBLE_MULTIPLIER = 1e-13
 NEGLIGIBLE_DESCENT = 1e-13
 ROUNDING = 1e-13
@@ -50,10 +53,10 @@ def run(subproblem: MonotoneLayer, data: Data, start: Data, tolerance: float) ->
         one = {"X": data["X"], "y": data["y"][place : place + 1]}
         zero = data["X"].new_zeros(1, subproblem.units, subproblem.inputs + subproblem.bias)
         first = zero if not start else subproblem.pack({name: start[name][place : place + 1] for name in start})
-        if subproblem.radius is None:
+        if block <= LARGEST_DENSE:
+            packed, count = _dense(subproblem, one, subproblem.project(first), tolerance)
+        elif subproblem.radius is None:
             packed, count = _unconstrained(subproblem, one, first, 0.0, tolerance)
-        elif block <= LARGEST_DENSE:
-            packed, count = _over_the_ball(subproblem, one, subproblem.project(first), tolerance)
         else:
             packed, count = _by_multiplier(subproblem, one, first, tolerance)
         found.append(packed)
@@ -76,12 +79,12 @@ class Model(NamedTuple):
         return (self.hessian @ packed.reshape(*self.hessian.shape[:2], 1)).reshape(packed.shape)
 
 
-def _over_the_ball(block: MonotoneLayer, data: Data, packed: Tensor, tolerance: float) -> tuple[Tensor, int]:
+def _dense(block: MonotoneLayer, data: Data, packed: Tensor, tolerance: float) -> tuple[Tensor, int]:
     multiplier, best, least, idle = 0.0, packed, float("inf"), 0
     for done in range(MAX_ITERATIONS + 1):
         values = block.unpack(packed)
         operator = block.operator(values, data)
-        gap = float(block.residuals(values, data).gap)
+        gap = float(decisive(block.residuals(values, data)))
         if gap < least:
             best, least = packed, gap
         # Once a step promises less than the rounding of the objective, the gap soon only wanders.
@@ -91,7 +94,7 @@ def _over_the_ball(block: MonotoneLayer, data: Data, packed: Tensor, tolerance: 
         for model in (_hessian, _majorizer):
             curve = model(block, data, values)
             if curve is not None:
-                target, multiplier = _minimize_model(curve, packed, operator, block.radius or 0.0, multiplier)
+                target, multiplier = _minimize_model(curve, packed, operator, block.radius, multiplier)
                 promised = -float((operator * (target - packed)).sum())
                 moved = _towards(block, data, packed, target - packed, operator)
             if moved is not None:
@@ -119,18 +122,28 @@ def _hessian(block: MonotoneLayer, data: Data, values: Data) -> Model:
     slope, units, width = block.activation.slope(u), block.units, block.inputs + block.bias
     if not block.activation.couples_units:
         # An exponential may overflow far from the solution; backtracking then shortens the step.
-        found = torch.stack([(columns * slope[:, [unit]]).T @ columns for unit in range(units)])
+        found = torch.stack([_weighted_gram(columns, slope[:, unit]) for unit in range(units)])
         return Model(_with_ridge(block, found))
-    found = columns.new_zeros(units, width, units, width)
-    for one in range(units):
-        for other in range(one, units):
-            weight = slope[:, one] * (float(one == other) - slope[:, other])
-            found[one, :, other] = (columns * weight[:, None]).T @ columns
+    found, last = columns.new_zeros(units, width, units, width), units - 1
+    for one in range(last):
+        for other in range(one, last):
+            found[one, :, other] = _weighted_gram(columns, slope[:, one] * (float(one == other) - slope[:, other]))
             found[other, :, one] = found[one, :, other].T
+    # The chances of a row add to one: what is moved by all units together does not bend.
+    found[:last, :, last] = -found[:last, :, :last].sum(2)
+    found[last] = -found[:last].sum(0)
     blocks = torch.zeros_like(found)
     for unit in range(units):
         blocks[unit, :, unit] = _ridge(block, columns)
     return Model((found + blocks).reshape(1, units * width, units * width))
+
+
+def _weighted_gram(columns: Tensor, weight: Tensor) -> Tensor:
+    """X' diag(weight) X, in parts that stay in the cache."""
+    found = columns.new_zeros(columns.shape[1], columns.shape[1])
+    for part, its_weight in zip(columns.split(ROWS_AT_ONCE), weight.split(ROWS_AT_ONCE), strict=True):
+        found.addmm_((part * its_weight[:, None]).T, part)
+    return found
 
 
 def _majorizer(block: MonotoneLayer, data: Data, values: Data) -> Model | None:
@@ -157,11 +170,18 @@ def _ridge(block: MonotoneLayer, like: Tensor) -> Tensor:
 
 
 def _minimize_model(
-    model: Model, packed: Tensor, operator: Tensor, radius: float, multiplier: float
+    model: Model, packed: Tensor, operator: Tensor, radius: float | None, multiplier: float
 ) -> tuple[Tensor, float]:
-    """The minimizer of a quadratic model over the ball, and its multiplier."""
-    wanted = (model.apply(packed) - operator).reshape(*model.hessian.shape[:2], 1)
+    """The minimizer of a quadratic model over the ball (or everywhere), and its multiplier."""
     diagonal = model.hessian.diagonal(dim1=1, dim2=2)
+    if radius is None:
+        slope = operator.reshape(*model.hessian.shape[:2], 1)
+        # Softmax does not see a number added to all biases.
+        least = ROUNDING * float(diagonal.mean()) + torch.finfo(diagonal.dtype).tiny
+        factor, failed = torch.linalg.cholesky_ex(model.hessian + least * torch.eye(diagonal.shape[1]).to(diagonal))
+        move = torch.cholesky_solve(slope, factor) if not bool(failed.any()) else torch.full_like(slope, torch.nan)
+        return packed - move.reshape(packed.shape), 0.0
+    wanted = (model.apply(packed) - operator).reshape(*model.hessian.shape[:2], 1)
     # Dependent columns or flat activations leave H singular; what is added is below rounding: of H, or of the
     # multiplier |F| / radius that the ball has where H is zero.
     least = ROUNDING * max(float(diagonal.mean()), float(wanted.norm()) / radius) + torch.finfo(diagonal.dtype).tiny

@@ -124,6 +124,7 @@ def stochastic_steps(
     bias: bool = True,
     outputs: int | None = None,
     rate: float | None = None,
+    averaged: bool = True,
     steps: int = 1000,
     batch_size: int = 200,
     random_state: int = 0,
@@ -131,7 +132,8 @@ def stochastic_steps(
     """The published stochastic method for the same inequality: th <- P(th - gamma_k F_batch(th)), k = 0, 1, ...
 
     With the modulus kappa > 0 of F_N the steps are gamma_k = 1 / (kappa (k + 1)) and the last point is the answer;
-    where a `rate` is given they are rate / sqrt(k + 1), and the answer is the mean of the points, weighed by the steps.
+    where a `rate` is given they are rate / sqrt(k + 1), and the answer is the mean of the points, weighed by the steps,
+    for which the theory speaks, or the last point.
 
     Parameters
     ----------
@@ -139,6 +141,8 @@ def stochastic_steps(
         As for `fit_layer`.
     rate : float, optional
         First step; by default the steps of the strongly monotone case are taken.
+    averaged : bool
+        With a rate, whether the answer is the mean.
     steps : int
         How many.
     batch_size : int
@@ -182,7 +186,7 @@ def stochastic_steps(
         total += gamma
         mean += (packed - mean) * (gamma / total)
     seconds = time.process_time() - began
-    return measured(block, data, block.unpack((packed if rate is None else mean)[None]), steps, seconds)
+    return measured(block, data, block.unpack((packed if rate is None or not averaged else mean)[None]), steps, seconds)
 
 
 def layer_block(

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..formulations.losses import Loss
-from ..formulations.monotone_inequality import MonotoneInequality, monotone_residual
+from ..formulations.monotone_inequality import MonotoneInequality, mirror_residual, monotone_residual, step_length
 from .history import History
 from .layer_pass import LayerPass
 from .target_steps import StepRule, Training
@@ -70,9 +70,11 @@ def fit_monotone(
     True
     """
     method = MonotoneInequality() if method is None else method
-    surrogate = method.steps == "surrogate"
-    # With the weight decay scaled alike, gamma leaves the zeros of the operator where they are.
-    rule = StepRule(_operators, plain=True) if surrogate else StepRule(_residuals, hidden_decay=method.gamma)
+    if method.steps == "surrogate":
+        rule = StepRule(_operators, plain=True)
+    else:
+        # With the weight decay scaled alike, gamma leaves the zeros of the operator where they are.
+        rule = StepRule(_residuals, hidden_decay=method.gamma if method.targets == "projected" else 1.0)
     return train_in_steps(
         network, data, method, rule, loss=loss, task=task, weight_decay=weight_decay, sweeps=sweeps,
         time_limit=time_limit, validation=validation, random_state=random_state, out=out, notes=notes,
@@ -81,10 +83,15 @@ def fit_monotone(
 
 
 def _residuals(training: Training, passed: LayerPass, samples: float) -> list[Tensor]:
-    """phi(u) - v of every layer, v the clipped target; at the output, where v is the encoded target, its slopes."""
+    """phi(u) - v of every layer, v its target; at the output, where v is the encoded target, its slopes."""
     assert isinstance(training.method, MonotoneInequality)
+    gamma, hidden = training.method.gamma, []
     layers = zip(training.architecture.activations, passed.pre_activations, passed.activation_slopes, strict=False)
-    hidden = [monotone_residual(phi, u, slopes, training.method.gamma) for phi, u, slopes in layers]
+    for phi, u, slopes in layers:
+        if training.method.targets == "mirror":
+            hidden.append(mirror_residual(phi, u, slopes, step_length(u, slopes, gamma)))
+        else:
+            hidden.append(monotone_residual(phi, u, slopes, gamma))
     return [*hidden, passed.slopes[-1]]
 
 

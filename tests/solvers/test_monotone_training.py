@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_moons
 from torch import Tensor, nn
 from training_runs import (
     OUTPUTS,
@@ -31,9 +32,9 @@ from convexblocks.formulations import (
     activation,
 )
 from convexblocks.formulations.catalogue import METHODS, method
-from convexblocks.formulations.monotone_inequality import monotone_residual
+from convexblocks.formulations.monotone_inequality import mirror_residual, monotone_residual, step_length
 from convexblocks.networks import graph_network
-from convexblocks.solvers import fit_method, fit_monotone, fit_targets, load
+from convexblocks.solvers import build_network, fit_method, fit_monotone, fit_targets, load
 
 LIPSCHITZ = [name for name in ACTIVATIONS if activation(name).slopes[1] <= 1]
 ENTRIES = [name for name in ACTIVATIONS if not activation(name).couples_units]
@@ -77,6 +78,71 @@ def test_targets_stay_in_the_range(name: str) -> None:
         np.testing.assert_allclose(residual.sum(-1), 0.0, atol=1e-12)
         centred = G - G.mean(-1, keepdims=True)
         np.testing.assert_allclose(monotone_residual(phi, u, G, 1e-5), 1e-5 * centred, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LIPSCHITZ)
+def test_the_mirror_step_is_the_best_point_of_the_range(name: str) -> None:
+    """It minimizes gamma <G, p> + B(p, u): no other point of the range, near or far, does better."""
+    phi, gamma, rng = activation(name), 0.4, np.random.default_rng(2)
+    u, G = drawn(20, 3), drawn(20, 3, seed=1)
+    best = phi.phi(u) - gamma * mirror_residual(phi, u, G, gamma)
+    assert float(phi.violation(best).max()) < 1e-12
+
+    def value(p: np.ndarray) -> np.ndarray:
+        return phi.gap(p, u) + gamma * (G * p).sum(-1)
+
+    for spread in (0.01, 0.1, 1.0):
+        other = phi.phi(u - gamma * G + spread * rng.standard_normal(u.shape))
+        assert (value(best) <= value(other) + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", [name for name in LIPSCHITZ if name not in ("relu", "leaky_relu")])
+def test_single_precision_does_not_drown_small_slopes(name: str) -> None:
+    phi, u = activation(name), drawn(200, 3)
+    for size in (1.0, 1e-4, 1e-9):
+        G = size * drawn(200, 3, seed=1)
+        single = mirror_residual(phi, *(torch.tensor(array, dtype=torch.float32) for array in (u, G)), 0.03)
+        np.testing.assert_allclose(single.double(), mirror_residual(phi, u, G, 0.03), atol=2e-3 * size)
+
+
+def test_the_step_is_no_longer_than_the_pre_activations() -> None:
+    u = torch.tensor([[1.0, -2.0], [2.0, 1.0]])
+    assert step_length(u, 0.1 * u, 0.3).item() == pytest.approx(0.3)
+    assert step_length(u, 100 * u, 0.3).item() == pytest.approx(0.003)
+    nothing = mirror_residual(activation("tanh"), 0 * u, u, step_length(0 * u, u, 0.3))
+    torch.testing.assert_close(nothing, u)
+
+
+def test_short_mirror_steps_are_those_of_target_blocks() -> None:
+    networks = [network_for("squared", "tanh", (5, 4)) for _ in range(2)]
+    settings = {"proximity": 0.5, "batch_size": 8}
+    fit_monotone(networks[0], data_for("squared"), MonotoneInequality(gamma=1e-12, **settings), sweeps=4)
+    fit_targets(networks[1], data_for("squared"), TargetBlocks(**settings), sweeps=4)
+    assert same_parameters(*networks)
+
+
+def moons(noise: float) -> tuple[np.ndarray, np.ndarray]:
+    X, y = make_moons(500, noise=noise, random_state=0)
+    return (X - X.mean(0)) / X.std(0), y
+
+
+@pytest.mark.parametrize(("width", "noise", "most"), [(64, 0.1, 0.01), (8, 0.1, 0.03), (8, 0.2, 0.12)])
+def test_the_hidden_layer_helps_in_two_moons(width: int, noise: float, most: float) -> None:
+    """With its defaults, but for the batches; a hidden layer that hardly moves, and projected targets, do worse."""
+    losses = {}
+    for name, settings in {
+        "default": {},
+        "left": {"targets": "projected", "gamma": 1e-9},
+        "projected": {"targets": "projected", "gamma": 1.0},
+    }.items():
+        network = build_network((2, width, 2), "relu", random_state=0)
+        history = fit_monotone(
+            network, moons(noise), MonotoneInequality(batch_size=100, **settings), weight_decay=0.0, sweeps=100
+        )
+        losses[name] = history.last["true_loss"] / 500
+    assert losses["default"] < most
+    assert losses["default"] < 0.7 * losses["left"]
+    assert losses["left"] < losses["projected"]
 
 
 def test_a_unit_at_zero_is_pushed_up_but_not_down() -> None:
@@ -221,6 +287,7 @@ def test_a_run_by_the_catalogue_is_written_and_loaded(tmp_path: Path) -> None:
     ("settings", "words"),
     [
         ({"steps": "plain"}, r"steps is 'plain'; expected 'convexified' or 'surrogate'"),
+        ({"targets": "plain"}, r"targets is 'plain'; expected 'mirror' or 'projected'"),
         ({"gamma": 0.0}, "gamma is 0"),
         ({"momentum": 1.0}, "momentum is 1.0"),
         ({"hidden_average": "thrice"}, "hidden_average is 'thrice'; expected 'once' or 'twice'"),
@@ -253,7 +320,7 @@ def test_gamma_scales_the_steps_of_hidden_layers_with_their_weight_decay(exact: 
     start, moves = network_for("squared", "tanh"), []
     for gamma in (1e-3, 1e-4):
         network = copy.deepcopy(start)
-        chosen = MonotoneInequality(gamma=gamma, proximity=1e4, exact=exact, **WHOLE)
+        chosen = MonotoneInequality(targets="projected", gamma=gamma, proximity=1e4, exact=exact, **WHOLE)
         fit_monotone(network, data_for("squared"), chosen, weight_decay=30.0, sweeps=1)
         moves.append([(new - old).detach() for new, old in zip(network.parameters(), start.parameters(), strict=True)])
     for place, (one, other) in enumerate(zip(*moves, strict=True)):
