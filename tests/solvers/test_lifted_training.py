@@ -92,8 +92,7 @@ def test_every_record_holds_the_loss_of_the_deployed_network(name: str, loss: st
         assert record["objective"] == pytest.approx(record["true_loss"] + record["penalty"])
         assert np.isfinite(record["lifted_estimate"])
         assert min(record["layer_gaps"]) >= 0
-        # Where the weights are nearly singular a few boxes miss the tolerance by a little.
-        assert all(block["unsolved"] <= SAMPLES // 4 for block in record["blocks"].values())
+        assert all(block["unsolved"] == 0 for block in record["blocks"].values())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
