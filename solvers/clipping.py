@@ -4,7 +4,7 @@
 
 for many samples with the same W, in four stages; a sample whose gap is met takes no part in the next ones.
 
-1. The nearest minimizer without the box, x - W^+ (W x + b - v): one pseudoinverse for all; it often lies inside.
+1. The nearest minimizer without the box, x - W^+ (W x + b - v), put into the box: one decomposition for all samples.
 2. FISTA with step 1 / |W|^2 and a restart of the momentum of every sample whose gradient points against its move.
 3. After `FIRST_ORDER` iterations projected Newton, whose iterations are few and dear.
 4. Where W is nearly singular, W'W, whose condition is that of W squared, says nothing about W's small singular values,
@@ -32,8 +32,8 @@ from .projected_newton import minimize
 from .rows import pick_rows
 
 FIRST_ORDER, CHECK_EVERY = 200, 10
-CUT = 1e-10
-"""Relative size of singular values below which W counts as singular for the first guess."""
+CUTS = (1e-10, 1e-6, 1e-4, 1e-2)
+"""Relative sizes of singular values below which W counts as singular for the first guess."""
 ACTIVE_SET_TOLERANCE, ACTIVE_SET_STEPS = 1e-13, 20
 """The latter for each unit of the layer; by default scipy stops after one for each."""
 
@@ -50,9 +50,8 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
         z = subproblem.clip(data["u"], data)
         return Answer({"z": z}, torch.ones(len(z), dtype=torch.long, device=z.device), {"z": z})
     x = subproblem.clip(start.get("x", data["h"]), data)
-    near = _nearest(subproblem, data, x)
     iterations = torch.ones(len(x), dtype=torch.long, device=x.device)
-    result, late = near.clone(), _late(subproblem, near, data, tolerance)
+    result, late = _nearest(subproblem, data, x, tolerance)
     if len(late):
         result[late], iterations[late] = _accelerate(subproblem, _take(data, late), x[late], tolerance)
         late = _late(subproblem, result, data, tolerance)
@@ -78,11 +77,23 @@ def _late(subproblem: BoxActivation, x: Tensor, data: Data, tolerance: float) ->
     return (~(subproblem.residuals({"x": x}, data).gap <= tolerance)).nonzero()[:, 0]
 
 
-def _nearest(subproblem: BoxActivation, data: Data, x: Tensor) -> Tensor:
-    """The minimizer without the box that is nearest to x, put into the box."""
-    left = x @ data["W"].T + data["b"] - data["v"]
-    # Where small singular values are cut off, the gap says so.
-    return subproblem.clip(x - left @ torch.linalg.pinv(data["W"], rtol=CUT).T, data)
+def _nearest(subproblem: BoxActivation, data: Data, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """The minimizer without the box that is nearest to x, in the box; and the samples whose gap is not met.
+
+    A small singular value asks for a long move, out of the box, for little gain: those are left out one after the other.
+    """
+    U, S, Vh = torch.linalg.svd(data["W"], full_matrices=False)
+    result, late = x, _late(subproblem, x, data, tolerance)
+    for cut in CUTS:
+        if not len(late):
+            break
+        kept = S > cut * S[0]
+        rest = _take(data, late)
+        left = (x[late] @ data["W"].T + data["b"] - rest["v"]) @ U[:, kept]
+        found = subproblem.clip(x[late] - left / S[kept] @ Vh[kept], rest)
+        result = result.index_copy(0, late, found)
+        late = late[_late(subproblem, found, rest, tolerance)]
+    return result, late
 
 
 def _active_sets(subproblem: BoxActivation, data: Data) -> tuple[Tensor, Tensor]:
