@@ -80,7 +80,7 @@ def _late(subproblem: BoxActivation, x: Tensor, data: Data, tolerance: float) ->
 def _nearest(subproblem: BoxActivation, data: Data, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     """The minimizer without the box that is nearest to x, in the box; and the samples whose gap is not met.
 
-    A small singular value asks for a long move, out of the box, for little gain: those are left out one after the other.
+    A small singular value asks for a long move, out of the box, for little gain: those are left out, step by step.
     """
     U, S, Vh = torch.linalg.svd(data["W"], full_matrices=False)
     result, late = x, _late(subproblem, x, data, tolerance)
