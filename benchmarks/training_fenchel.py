@@ -27,7 +27,7 @@ from rich.table import Table
 
 from convexblocks.formulations import FenchelLifting, UsageError
 from convexblocks.networks import linear_baseline, train_adam
-from convexblocks.networks.datasets import FOLDER_VARIABLE
+from convexblocks.networks.data_files import FOLDER_VARIABLE
 from convexblocks.solvers import build_network, fit
 
 LOSS = "softmax_cross_entropy"
