@@ -67,7 +67,7 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
     return Answer({"x": result}, iterations, {"x": result})
 
 
-def _take(data: Data, rows: Tensor) -> Data:
+def _take(data: Data, rows: Tensor) -> dict[str, Tensor]:
     """The data of some samples."""
     return {name: data[name] if name in ("W", "b") else data[name][rows] for name in data}
 
