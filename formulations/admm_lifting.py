@@ -182,7 +182,7 @@ class DeepAdmm(_AdmmLifting):
 
     name = "dladmm"
     paper = "Wang, Yu, Chen & Zhao, ADMM for efficient deep learning with global convergence, KDD 2019"
-    limits = "piecewise linear activations; the objective may rise; slow on many samples (digits: .92 after 30 sweeps)"
+    limits = "piecewise linear activations; the objective may rise; slow on many samples (digits: .9 after 30 sweeps)"
     parallel = "samples and units in a block; blocks in turn, backward and forward"
 
     multiplier: float = 1.0
