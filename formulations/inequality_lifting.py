@@ -30,6 +30,11 @@ anything. In the released code the extrapolation is always zero (the old point i
 the activations, the objective may rise, and the next sweep does not extrapolate. Once it is small, a layer moves by
 about epsilon in a sweep where it is dead.
 
+**Multiplier.** The weight block is ridge regression with the factor weight_decay/multiplier beside the Gram matrix of
+its inputs. For N standardized samples that is about N times the identity: where weight_decay/multiplier is not far
+below N the weights shrink for no reason of the training problem. The paper's 1e-3 suits its features, counts of words
+whose Gram matrix is large; the default suits standardized ones.
+
 Source: J. Wang, H. Li & L. Zhao, "Accelerated gradient-free neural network training by multi-convex alternating
 optimization" (mDLAM), Neurocomputing 487 (2022), arXiv 1811.04187; columns there are rows here, its rho is
 `multiplier`, and its Omega is our weight decay (counted twice in the released code).
@@ -62,9 +67,9 @@ class InequalityLifting(LiftedMethod):
     Parameters
     ----------
     multiplier : float
-        Factor of 1/2 |z_l - W_l a_{l-1} - b_l|^2 (the paper's rho).
+        Factor of 1/2 |z_l - W_l a_{l-1} - b_l|^2 (the paper's rho, there 1e-3).
     epsilon, least_epsilon : float
-        Half-width of the boxes in the first sweep, and in the end.
+        Half-width of the boxes in the first sweep, and in the end (the paper's are 100 and 1e-3).
     decay : float
         Factor of epsilon from sweep to sweep, at most 1; the paper's is 0.5, slower schedules use a larger one.
     steps : str
@@ -85,10 +90,10 @@ class InequalityLifting(LiftedMethod):
     relaxation = "yes, for every multiplier and epsilon; its values are estimates from above of its minimum"
     parallel = "samples and units in a block; blocks in turn"
 
-    multiplier: float = 1e-3
+    multiplier: float = 0.1
     epsilon: float = 100.0
-    least_epsilon: float = 1e-3
-    decay: float = 0.5
+    least_epsilon: float = 1e-2
+    decay: float = 0.3
     steps: str = EXACT
     extrapolate: bool = True
 

@@ -95,6 +95,23 @@ def test_box_block_agrees_with_clarabel(kind: str, shape: tuple[int, int], epsil
         assert found == pytest.approx(wanted, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("singular", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("epsilon", [0.1, 3.0])
+def test_boxes_are_solved_where_weights_are_nearly_singular(epsilon: float, singular: float) -> None:
+    """Corners of the boxes that only small singular values decide, below what W'W resolves."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (4, 5))
+    W = left @ np.diag([150.0, 90.0, 100 * singular, singular]) @ right[:4]
+    data = {"h": rng.normal(size=(50, 5)), "v": rng.normal(size=(50, 4)) * 100, "W": W, "b": rng.normal(size=4)}
+    block = BoxActivation(width=5, next_width=4, epsilon=epsilon)
+    solution = solve(block, data, tolerance=1e-9)
+    assert solution.solved
+    for row in (0, 20, 40):
+        wanted = solve_model(block, {**data, "h": data["h"][row], "v": data["v"][row]})
+        sent = W @ solution.variables["x"][row].numpy() + data["b"]
+        assert 0.5 * float(((sent - data["v"][row]) ** 2).sum()) == pytest.approx(wanted, rel=1e-6)
+
+
 def test_residuals_of_the_box_block_see_wrong_answers() -> None:
     block = BoxActivation(width=5, next_width=3, epsilon=0.3)
     data = {name: torch.as_tensor(value) for name, value in box_instances("random", 5, 3).items()}

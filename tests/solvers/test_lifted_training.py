@@ -26,12 +26,11 @@ from training_runs import (
 from convexblocks.commands.report import write_report
 from convexblocks.formulations import LOSSES, InequalityLifting, UsageError
 from convexblocks.formulations.catalogue import LIFTED, METHODS, method
+from convexblocks.networks import linear_baseline, load_dataset
 from convexblocks.solvers import History, build_network, fit_lifted, fit_method, load
 from convexblocks.solvers.history import finite
 
 FEW_DIGITS = 300
-# Steps of dlADMM are short where the output's factor is large; this one lets it learn in a few sweeps.
-SETTINGS: dict[str, dict[str, Any]] = {"dladmm": {"multiplier": 0.1, "output": 0.01}}
 
 
 def trained(
@@ -51,7 +50,7 @@ def test_digits_are_learned(name: str) -> None:
     (X, y), test = digits_split(0)
     data = X[:FEW_DIGITS], y[:FEW_DIGITS]
     network = build_network((64, 32, 10), "relu", random_state=0)
-    history = fit_method(network, data, method(name, **SETTINGS.get(name, {})), validation=test, sweeps=10)
+    history = fit_method(network, data, method(name), validation=test, sweeps=10)
     first, last = history.records[0], history.last
     assert history.stop_reason == "all 10 sweeps done"
     assert last["train_accuracy"] > 0.75
@@ -61,6 +60,22 @@ def test_digits_are_learned(name: str) -> None:
     with torch.no_grad():
         predicted = network(torch.as_tensor(test[0], dtype=torch.float32)).argmax(1).numpy()
     assert last["test_accuracy"] == pytest.approx(np.mean(predicted == test[1]))
+
+
+@pytest.mark.parametrize("name", LIFTED)
+@pytest.mark.parametrize("data", ["iris", "breast_cancer", "diabetes"])
+def test_the_defaults_come_near_the_linear_model(data: str, name: str) -> None:
+    """A training accuracy at most .03 lower, or an error at most a tenth larger."""
+    X, y = load_dataset(data).train
+    loss = "squared" if data == "diabetes" else "softmax_cross_entropy"
+    outputs = 1 if data == "diabetes" else int(y.max()) + 1
+    linear = linear_baseline((X, y), loss=loss, outputs=outputs)
+    network = build_network((X.shape[1], 64, outputs), "relu", random_state=0)
+    found = fit_method(network, (X, y), method(name), loss=loss, sweeps=30).last
+    if data == "diabetes":
+        assert found["train_error"] < 1.1 * linear["train_error"]
+    else:
+        assert found["train_accuracy"] > linear["train_accuracy"] - 0.03
 
 
 @pytest.mark.parametrize("name", ["inequality", "lpom", "contrastive"])
@@ -92,8 +107,7 @@ def test_every_record_holds_the_loss_of_the_deployed_network(name: str, loss: st
         assert record["objective"] == pytest.approx(record["true_loss"] + record["penalty"])
         assert np.isfinite(record["lifted_estimate"])
         assert min(record["layer_gaps"]) >= 0
-        # Where the weights are nearly singular a few boxes miss the tolerance by a little.
-        assert all(block["unsolved"] <= SAMPLES // 4 for block in record["blocks"].values())
+        assert all(block["unsolved"] == 0 for block in record["blocks"].values())
 
 
 @pytest.mark.parametrize("loss", LOSSES)
