@@ -16,6 +16,7 @@ from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Step, penalty
 from .lifted_method import LiftedVariables, SolveBlock
+from .spectral_norm import squared_norm_above
 
 IDENTITY = activation("identity")
 
@@ -67,11 +68,10 @@ def move_weights(
 
 
 def squared_norm(matrix: Array, memory: dict[str, Any] | None = None) -> Array:
-    """Largest squared singular value, a number on the device; kept in `memory` where one is given."""
+    """Largest squared singular value, as `squared_norm_above`; kept in `memory` where one is given."""
     if memory is not None and "squared_norm" in memory:
         return memory["squared_norm"]
-    gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
-    found = library(matrix).clip(library(matrix).linalg.eigvalsh(gram)[-1], 0.0, None)
+    found = squared_norm_above(matrix)
     if memory is not None:
         memory["squared_norm"] = found
     return found

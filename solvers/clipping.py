@@ -3,7 +3,7 @@
     minimize    1/2 |W x + b - v|^2      over   h - epsilon <= x <= h + epsilon
 
 for many samples with the same W: FISTA with step 1 / |W|^2 and a restart of the momentum of every sample whose gradient
-points against its move. Samples that miss their gap after `FIRST_ORDER` iterations go on with projected Newton, whose
+points against its move. Samples that miss their gap after 200 iterations go on with projected Newton, whose
 iterations are few and dear.
 
 Source: Beck & Teboulle, SIAM J. Imaging Sciences 2 (2009); O'Donoghue & Candes, "Adaptive restart for accelerated
@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from ..formulations.inequality_blocks import BoxActivation, IntervalPreActivation
+from ..formulations.spectral_norm import squared_norm_above
 from ..formulations.subproblem import Subproblem
 from .box_runner import BoxData
 from .engine import Answer, Data, Engine
 from .projected_newton import minimize
-from .rows import pick_rows
+from .rows import Answers, pick_rows
 
-FIRST_ORDER, CHECK_EVERY = 200, 10
+CHECKS, CHECK_EVERY = 20, 10
 
 
 def missing(subproblem: Subproblem) -> str:
@@ -39,44 +40,42 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
         z = subproblem.clip(data["u"], data)
         return Answer({"z": z}, torch.ones(len(z), dtype=torch.long, device=z.device), {"z": z})
     x = subproblem.clip(start.get("x", data["h"]), data)
-    result, iterations = _accelerate(subproblem, dict(data), x, tolerance)
-    late = (iterations == FIRST_ORDER).nonzero()[:, 0]
-    if len(late) and subproblem.epsilon:
-        rest = {name: data[name][late] for name in ("h", "v")} | {name: data[name] for name in ("W", "b")}
-        answer = minimize(data["W"].T @ data["W"], _box(subproblem, rest, result[late], tolerance), tolerance)
-        result[late] = subproblem.clip(answer.x, rest)
-        iterations[late] += answer.iterations
+    answers, all_met = _accelerate(subproblem, dict(data), x, tolerance)
+    result, iterations = answers.values["x"], CHECK_EVERY * answers.iterations
+    if subproblem.epsilon and not all_met:
+        late = (subproblem.residuals({"x": result}, data).gap > tolerance).nonzero()[:, 0]
+        if len(late):
+            rest = {name: data[name][late] for name in ("h", "v")} | {name: data[name] for name in ("W", "b")}
+            answer = minimize(data["W"].T @ data["W"], _box(subproblem, rest, result[late], tolerance), tolerance)
+            result[late] = subproblem.clip(answer.x, rest)
+            iterations[late] += answer.iterations
     return Answer({"x": result}, iterations, {"x": result})
 
 
 def _accelerate(
     subproblem: BoxActivation, data: dict[str, Tensor], x: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """Accelerated projected gradient; rows that have converged leave the batch."""
-    length = 1 / float(torch.linalg.matrix_norm(data["W"], 2) ** 2 + 1e-300)
-    result, rows = x.clone(), torch.arange(len(x), device=x.device)
-    iterations = torch.full_like(rows, FIRST_ORDER)
-    y, s = x, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
-    for done in range(FIRST_ORDER + 1):
-        if done % CHECK_EVERY == 0:
-            good = subproblem.residuals({"x": x}, data).gap <= tolerance
-            if done == FIRST_ORDER:
-                result[rows] = x
-                iterations[rows[good]] = done - 1
-                break
-            if bool(good.any()):
-                result[rows[good]], iterations[rows[good]] = x[good], done
-                rows, x, y, s, data["h"], data["v"] = pick_rows(~good, rows, x, y, s, data["h"], data["v"])
-            if not len(rows):
-                break
-        gradient = subproblem.gradient(y, data)
-        after = subproblem.clip(y - length * gradient, data)
-        following = (1 + (1 + 4 * s**2).sqrt()) / 2
-        # Restart where the step from y goes against the move.
-        against = ((y - after) * (after - x)).sum(1, keepdim=True) > 0
-        share = torch.where(against, 0.0, (s - 1) / following)
-        y, x, s = after + share * (after - x), after, torch.where(against, 1.0, following)
-    return result, iterations
+) -> tuple[Answers, bool]:
+    """Accelerated projected gradient, where rows that have converged leave; and whether all were seen to converge."""
+    length = 1 / (squared_norm_above(data["W"]) + 1e-300)
+    answers, y, s = Answers({"x": x}), x, torch.ones_like(x[:, :1])
+    for check in range(CHECKS):
+        good = subproblem.residuals({"x": x}, data).gap <= tolerance
+        keep = answers.take(good, {"x": x}, check)
+        if answers.complete:
+            return answers, True
+        if keep is not None:
+            x, y, s, data["h"], data["v"] = pick_rows(keep, x, y, s, data["h"], data["v"])
+        for _ in range(CHECK_EVERY):
+            gradient = subproblem.gradient(y, data)
+            after = subproblem.clip(y - length * gradient, data)
+            following = (1 + (1 + 4 * s**2).sqrt()) / 2
+            # Restart where the step from y goes against the move.
+            against = ((y - after) * (after - x)).sum(1, keepdim=True) > 0
+            share = torch.where(against, 0.0, (s - 1) / following)
+            y, x, s = after + share * (after - x), after, torch.where(against, 1.0, following)
+    # The others give the point that they have reached.
+    answers.take(torch.ones_like(x[:, 0], dtype=torch.bool), {"x": x}, CHECKS)
+    return answers, False
 
 
 def _box(subproblem: BoxActivation, data: Data, start: Tensor, tolerance: float) -> BoxData:

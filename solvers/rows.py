@@ -21,7 +21,7 @@ from .engine import Data
 from .solution import decisive
 
 FIRST_LOOK = 4
-HALVINGS, FIRST_HALVINGS = 30, 4
+HALVINGS, FIRST_HALVINGS = 30, 8
 """How often a step is halved before its row counts as stalled, and before the first look at a device."""
 
 

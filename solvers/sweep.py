@@ -162,7 +162,8 @@ def _solve_blocks(
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
         # Where a look waits for the device, numbers that overflowed are found by the safeguard of the sweep.
-        if not reading_waits(state.inputs) and not all_finite([*block.data.values(), *block.start.values()]):
+        looks = audit is not None or count or not reading_waits(state.inputs)
+        if looks and not all_finite([*block.data.values(), *block.start.values()]):
             raise _OverflowError
         warm = _better_start(block, _recall(training, step, rows))
         engine = choose_engine(block.subproblem)

@@ -25,7 +25,7 @@ from .rows import Answers, Pace, backtrack, wanted_gap
 from .solution import decisive
 
 MAX_ITERATIONS = 100
-MAX_INNER_ITERATIONS, FIRST_INNER_ITERATIONS = 250, 8
+MAX_INNER_ITERATIONS, FIRST_INNER_ITERATIONS = 250, 24
 
 
 def missing(subproblem: Subproblem) -> str:
