@@ -23,7 +23,7 @@ def squared_norm_above(matrix: Array) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> float(squared_norm_above(np.diag([3.0, 1.0])))
+    >>> round(float(squared_norm_above(np.diag([3.0, 1.0]))), 9)
     9.0
     """
     xp = library(matrix)

@@ -93,7 +93,8 @@ def test_the_counter_sees_what_waits() -> None:
     numbers = torch.arange(4.0)
     for wait in (lambda: bool(numbers.sum() > 0), numbers.nonzero, lambda: numbers[numbers > 1],
                  numbers.tolist, numbers.cpu, lambda: torch.linalg.cholesky(torch.eye(2)),
-                 lambda: torch.linalg.eigvalsh(torch.eye(2)), lambda: torch.linalg.matrix_norm(torch.eye(2), 2)):  # fmt: skip
+                 lambda: torch.linalg.eigvalsh(torch.eye(2)),
+                 lambda: torch.linalg.matrix_norm(torch.eye(2), 2)):  # fmt: skip
         with Waits() as waits:
             wait()
         assert waits.seen.total() >= 1
