@@ -50,8 +50,8 @@ def load_nodes(which: str, *, data_dir: str | Path | None = None, split: bool = 
         "name": which, **file_notes(path), "split": "the data's own", "features": "raw",
         "arguments": {"which": which, "data_dir": str(path.resolve().parent), "split": split},
     }  # fmt: skip
-    test = (X, y_test) if split else (None, None)
-    return Dataset(which, X, y_train, *test, "classification", None, source)
+    tested = (X, y_test) if split else (None, None)
+    return Dataset(which, X, y_train, tested[0], tested[1], "classification", None, source)
 
 
 def labelled(part: Arrays) -> Arrays:
