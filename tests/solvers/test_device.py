@@ -190,7 +190,8 @@ def test_numbers_that_overflow_undo_a_sweep_where_nothing_is_read(
     trained = network(activation=activation)
     history = fit(trained, (X, Y), sweeps=2, tolerance=0)
     assert history.column("step")[1:] == [0.0, 0.0]
-    assert history.column("objective") == pytest.approx([history.records[0]["objective"]] * 3, rel=1e-12)
+    # Layers are rebalanced before a sweep, which lowers the penalty alone.
+    assert history.column("true_loss") == pytest.approx([history.records[0]["true_loss"]] * 3, rel=1e-6)
 
 
 def test_devices_without_float64_are_refused_where_blocks_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
