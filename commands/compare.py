@@ -13,7 +13,7 @@ from ..formulations.losses import choose_loss, find_loss
 from ..formulations.subproblem import require_nonnegative, require_positive, require_size
 from .comparison_text import Comparison, summary, tell
 from .console import print_json, read_settings, say, working
-from .training import check_seed, limit_threads, make_network, outputs_for
+from .training import DENSE, LENET, check_seed, limit_threads, load_data, make_network, outputs_for
 
 if TYPE_CHECKING:
     from ..networks.comparison import BlockMethod, Goal
@@ -39,6 +39,9 @@ def compare(
     data_dir: Annotated[
         Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
     ] = None,
+    kind: Annotated[
+        str, Option("--network", metavar="NAME", help="dense, lenet5 (28 x 28), graph.", rich_help_panel=NETWORK)
+    ] = DENSE,
     hidden: Annotated[
         list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
     ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
@@ -69,10 +72,8 @@ def compare(
     wanted_task = task if task or loss is None else find_loss(loss).task
 
     def load(seed: int) -> Dataset:
-        from ..networks.datasets import load_dataset
-
-        return load_dataset(
-            data, data_dir=data_dir, random_state=seed, task=wanted_task, standardize=not no_standardize
+        return load_data(
+            data, kind, data_dir=data_dir, random_state=seed, task=wanted_task, standardize=not no_standardize
         )
 
     dataset = load(0)
@@ -82,12 +83,14 @@ def compare(
 
     goal = Goal(loss or choose_loss(dataset.task, outputs).name, weight_decay, sweeps, seconds)
     # What no method could train is refused here, before anything runs.
-    make_network(dataset, hidden, activation, outputs=outputs, seed=0, device=device)
+    make_network(dataset, hidden, activation, outputs=outputs, seed=0, device=device, kind=kind)
     found = Comparison()
     try:
         for seed in range(seeds):
             dataset = load(seed) if seed else dataset
-            network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device)
+            network = make_network(
+                dataset, hidden, activation, outputs=outputs, seed=seed, device=device, kind=kind
+            )
             _run_all(chosen, network, dataset, goal, seed, outputs, found, quiet=json)
     except KeyboardInterrupt:
         found.interrupted = True
@@ -98,7 +101,8 @@ def compare(
     if json:
         print_json(summary(found, dataset, goal, seeds, plot))
     else:
-        tell(found, dataset, goal, seeds, f"{' - '.join(map(str, _widths(dataset, hidden, outputs)))}, {activation}")
+        widths = " - ".join(map(str, _widths(dataset, hidden, outputs)))
+        tell(found, dataset, goal, seeds, f"{kind if kind == LENET else widths}, {activation}")
         if plot is not None and plot.is_file():
             say(f"Loss against CPU time: {plot}")
     if found.interrupted:

@@ -61,11 +61,11 @@ def _averages(runs: list[Run]) -> dict[str, Any]:
 
 def tell(found: Comparison, dataset: Dataset, goal: Goal, seeds: int, network: str) -> None:
     """Print what was compared, the table, and what has to be said of it."""
-    tested = "no test part" if dataset.X_test is None else f"{len(dataset.X_test)} for testing"
+    tested = "no test part" if dataset.X_test is None else f"{dataset.sizes[1]} for testing"
     which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     facts = table("", "")
     for row in (
-        ("data", f"{dataset.name}: {len(dataset.X_train)} samples for training, {tested}"),
+        ("data", f"{dataset.name}: {dataset.sizes[0]} samples for training, {tested}"),
         ("runs", f"{which}; {_split_in_words(dataset, seeds)}"),
         ("network", network),
         ("objective", f"{goal.loss}, summed, + {goal.weight_decay:g}/2 sum of squared weights"),

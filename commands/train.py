@@ -16,9 +16,11 @@ from ..formulations.losses import find_loss
 from .console import LIFTED, cells, number, output, print_json, read_settings, say, sweep_progress, table, working
 from .results import own_figures, result_table, save_baselines
 from .training import (
+    DENSE,
     INTERRUPTED,
     check_seed,
     limit_threads,
+    load_data,
     make_network,
     outputs_for,
     train_baselines,
@@ -46,6 +48,9 @@ def train(
     data_dir: Annotated[
         Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
     ] = None,
+    kind: Annotated[
+        str, Option("--network", metavar="NAME", help="dense, lenet5 (28 x 28), graph.", rich_help_panel=NETWORK)
+    ] = DENSE,
     hidden: Annotated[
         list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
     ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
@@ -84,11 +89,11 @@ def train(
         given |= {} if batch_size is None else {"batch_size": batch_size}
     chosen = find_method(method, **given)
     wanted_task = task if task or loss is None else find_loss(loss).task
-    dataset = _load(data, data_dir=data_dir, random_state=seed, task=wanted_task,
-                    split=not no_split, standardize=not no_standardize)  # fmt: skip
+    dataset = load_data(data, kind, data_dir=data_dir, random_state=seed, task=wanted_task,
+                        split=not no_split, standardize=not no_standardize)  # fmt: skip
     limit_threads(dataset.X_train.size)
     outputs = outputs_for(dataset, loss)
-    network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device)
+    network = make_network(dataset, hidden, activation, outputs=outputs, seed=seed, device=device, kind=kind)
     start = copy.deepcopy(network)
     common: dict[str, Any] = {
         "out": out, "loss": loss, "task": dataset.task, "weight_decay": weight_decay, "sweeps": sweeps,
@@ -129,13 +134,6 @@ def _refuse_alternation(method: str, tolerance: float, audit_every: int) -> None
         )
 
 
-def _load(data: str, **options: Any) -> Dataset:
-    # Imported here because scikit-learn and torch take a second.
-    from ..networks.datasets import load_dataset
-
-    return load_dataset(data, **options)
-
-
 def _summary(history: History, compared: list[dict[str, Any]], out: Path | None) -> dict[str, Any]:
     """What --json prints; others rely on these keys."""
     last, settings = history.last, history.settings
@@ -161,9 +159,9 @@ def _summary(history: History, compared: list[dict[str, Any]], out: Path | None)
 def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], out: Path | None) -> None:
     settings = history.settings
     facts = table("", "")
-    tested = "no test part" if dataset.X_test is None else f"{len(dataset.X_test)} for testing"
+    tested = "no test part" if dataset.X_test is None else f"{dataset.sizes[1]} for testing"
     for row in (
-        ("data", f"{dataset.name}: {len(dataset.X_train)} samples for training, {tested}"),
+        ("data", f"{dataset.name}: {dataset.sizes[0]} samples for training, {tested}"),
         ("features", f"{dataset.X_train.shape[1]}, {dataset.source['features']}"),
         ("task", f"{settings['task']}, loss {settings['loss']}, weight decay {settings['weight_decay']:g}"),
         ("network", f"{' - '.join(map(str, settings['widths']))}, {', '.join(settings['activations'])}"),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..solvers.history import History
 
 INTERRUPTED = "interrupted"
+DENSE, LENET, GRAPH = KINDS = ("dense", "lenet5", "graph")
+"""Kinds of networks that the command line makes."""
+DEFAULT_HIDDEN = [64]
 LARGEST_SEED = 2**32 - 1
 SMALL = 5_000_000
 
@@ -47,25 +50,70 @@ def limit_threads(entries: int = 0) -> None:
         torch.set_num_threads(1)
 
 
-def make_network(
-    dataset: Dataset, hidden: list[int], activation: str, *, outputs: int, seed: int, device: str
-) -> nn.Sequential:
-    """A fresh network for a data set, on a device.
+def load_data(which: str, kind: str, **options: Any) -> Dataset:
+    """The data that a kind of network reads: a row for each sample, or all nodes of a graph.
 
     Raises
     ------
     UsageError
-        If a width, the activation or the device cannot be used.
+        As `load_dataset` and `load_nodes`; or if the kind is unknown.
+    """
+    # Imported here because scikit-learn and torch take a second.
+    from ..networks.datasets import load_dataset
+    from ..networks.node_data import load_nodes
+
+    if kind not in KINDS:
+        raise UsageError(f"unknown network {kind!r}; known: {', '.join(KINDS)}.")
+    if kind != GRAPH:
+        return load_dataset(which, **options)
+    if options.get("task") == "regression":
+        raise UsageError("the task is regression, but the nodes of these graphs have classes; leave the task out.")
+    return load_nodes(which, data_dir=options.get("data_dir"), split=options.get("split", True))
+
+
+def make_network(
+    dataset: Dataset, hidden: list[int], activation: str, *, outputs: int, seed: int, device: str, kind: str = DENSE
+) -> nn.Sequential:
+    """A fresh network of a kind for a data set, on a device.
+
+    Raises
+    ------
+    UsageError
+        If a width, the activation or the device cannot be used, or the data are not for such networks.
     """
     from ..solvers.devices import usable_devices
-    from ..solvers.layered import build_network
 
-    widths = (dataset.X_train.shape[1], *hidden, outputs)
-    network = build_network(widths, activation, random_state=seed)
+    network = _fresh(dataset, hidden, activation, outputs, seed, kind)
     usable = usable_devices()
     if device not in usable and not (device == "cuda" and "cuda:0" in usable):
         raise UsageError(f"the device {device!r} cannot be used here; usable: {', '.join(usable)}.")
     return network.to(device)
+
+
+def _fresh(
+    dataset: Dataset, hidden: list[int], activation: str, outputs: int, seed: int, kind: str
+) -> nn.Sequential:
+    from ..networks.graph import graph_network
+    from ..networks.graph_data import load_graph, normalized_adjacency
+    from ..networks.lenet import SIDE, lenet5
+    from ..solvers.layered import build_network
+
+    features = dataset.X_train.shape[1]
+    widths = (features, *hidden, outputs)
+    if kind == DENSE:
+        return build_network(widths, activation, random_state=seed)
+    if kind == GRAPH:
+        graph = load_graph(dataset.name, dataset.source["arguments"]["data_dir"])
+        adjacency = normalized_adjacency(graph.edges, graph.nodes)
+        return graph_network(adjacency, widths, activation, random_state=seed)
+    if features != SIDE**2:
+        raise UsageError(
+            f"the data {dataset.name!r} have {features} features; the network lenet5 reads pictures of {SIDE} x {SIDE} "
+            f"pixels, {SIDE**2} features: choose such data, e.g. mnist, or --network dense."
+        )
+    if hidden != DEFAULT_HIDDEN:
+        raise UsageError("--hidden is for the networks dense and graph; lenet5 has widths of its own: leave it out.")
+    return lenet5(outputs, activation, random_state=seed)
 
 
 def outputs_for(dataset: Dataset, loss: str | None) -> int:
@@ -106,13 +154,15 @@ def train_baselines(
     start: nn.Module, dataset: Dataset, settings: dict[str, Any], *, outputs: int
 ) -> list[dict[str, Any]]:
     """Adam on the same network from the same start, and the linear model, on the objective of a run."""
-    from ..networks.baselines import linear_baseline, train_adam
+    from ..networks.baselines import train_adam
+    from ..networks.comparison import Goal, train_linear
 
-    common = {"loss": settings["loss"], "weight_decay": settings["weight_decay"], "validation": dataset.test}
-    return [
-        train_adam(start, dataset.train, random_state=settings["random_state"], **common),
-        linear_baseline(dataset.train, outputs=outputs, **common),
-    ]
+    goal = Goal(settings["loss"], settings["weight_decay"], sweeps=settings["sweeps"], seconds=None)
+    adam = train_adam(
+        start, dataset.train, loss=goal.loss, weight_decay=goal.weight_decay, validation=dataset.test,
+        random_state=settings["random_state"],
+    )  # fmt: skip
+    return [adam, train_linear(dataset, goal, outputs)]
 
 
 @contextmanager

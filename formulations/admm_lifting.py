@@ -94,17 +94,17 @@ class _AdmmLifting(LiftedMethod):
         residual = state.pre_activations[-1] - state.sent(architecture.layers)
         state.multiplier = state.multiplier + self.factors()[2] * residual
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
         """1/2 |z_l - W_l a_{l-1} - b_l|^2, for hidden layers with 1/2 |a_l - phi_l(z_l)|^2."""
         gaps, below = network_residuals(architecture, state), activation_residuals(architecture, state)
         return [gap + (below[place] if place < len(below) else 0.0) for place, gap in enumerate(gaps)]
 
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
         multiplier, coupling, output = self.factors()
         *hidden, last = network_residuals(architecture, state)
         residual = state.pre_activations[-1] - state.sent(architecture.layers)
         squares = multiplier * sum(hidden) + output * last + coupling * sum(activation_residuals(architecture, state))
-        dual = float((state.multiplier * residual).sum())
+        dual = (state.multiplier * residual).sum()
         return output_loss(architecture, state) + penalty(architecture, state.weights) + squares + dual
 
 
@@ -217,4 +217,4 @@ class DeepAdmm(_AdmmLifting):
             state.activations[place] = a - slope / (factor * squared_norm(W) + self.multiplier)
 
     def figures(self, state: LiftedVariables) -> dict[str, Any]:
-        return {"multiplier_size": float(abs(_known(state.multiplier)).max())}
+        return {"multiplier_size": abs(_known(state.multiplier)).max()}

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .activations import Array
 from .formulation import Architecture, Step
 from .lifted_blocks import fit_activations, fit_by_gap, gap_values, lifted_loss
 from .lifted_method import LiftedMethod, LiftedVariables, SolveBlock
@@ -80,10 +81,10 @@ class ContrastiveLifting(LiftedMethod):
         proximity = self.proximity * factor * len(state.inputs)
         fit_by_gap(step, architecture, state, solve, multiplier=1 / self.nudge, proximity=proximity)
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
         """B_l of every hidden layer, summed over samples."""
         return gap_values(architecture, state)
 
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
         """J at the activations that the sweep found, before the forward pass replaces them."""
         return lifted_loss(architecture, state) + sum(gap_values(architecture, state)) / self.nudge

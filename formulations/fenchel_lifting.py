@@ -170,20 +170,20 @@ class FenchelLifting(Formulation):
     def factors(self, architecture: Architecture) -> list[float]:
         return [self._above(layer, architecture) for layer in range(1, architecture.layers + 1)]
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedState) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedState) -> list[Array]:
         gaps = [
-            float(phi.gap(state.activations[layer - 1], _pre_activation(layer, state)).sum())
+            phi.gap(state.activations[layer - 1], _pre_activation(layer, state)).sum()
             for layer, phi in enumerate(architecture.activations, start=1)
         ]
         if state.output is not None:
             distance = state.output - _pre_activation(architecture.layers, state)
-            gaps.append(float((distance**2).sum()) / 2)
+            gaps.append((distance**2).sum() / 2)
         return gaps
 
-    def lifted_value(self, architecture: Architecture, state: LiftedState) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedState) -> Array:
         gaps = self.layer_gaps(architecture, state)
         output = _pre_activation(architecture.layers, state) if state.output is None else state.output
-        loss = float(architecture.loss.values(output, state.targets).sum())
+        loss = architecture.loss.values(output, state.targets).sum()
         lifted = sum(factor * gap for factor, gap in zip(self.factors(architecture), gaps, strict=False))
         return loss + penalty(architecture, state.weights) + lifted
 

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 from .activations import Activation, Array
 from .losses import Loss
 from .subproblem import Subproblem
+from .waiting import read
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,12 @@ class Formulation(ABC):
         """Factor of the term that each weight block minimizes, for layers 1, ..., L."""
 
     @abstractmethod
-    def layer_gaps(self, architecture: Architecture, state: LiftedState) -> list[float]:
-        """How far every lifted variable is from the forward relation: B_l summed over samples."""
+    def layer_gaps(self, architecture: Architecture, state: LiftedState) -> list[Array]:
+        """How far every lifted variable is from the forward relation: B_l summed over samples; on the device."""
 
     @abstractmethod
-    def lifted_value(self, architecture: Architecture, state: LiftedState) -> float:
-        """The lifted objective at the state: an ESTIMATE from above of its minimum, never a bound."""
+    def lifted_value(self, architecture: Architecture, state: LiftedState) -> Array:
+        """The lifted objective at the state, on its device: an ESTIMATE from above of its minimum, never a bound."""
 
 
 def forward(
@@ -166,10 +167,10 @@ def training_objective(
 ) -> tuple[float, float]:
     """The true training loss and the penalty of a network: the sum over samples, and (weight_decay/2) |W|^2."""
     _, output = forward(architecture, weights, biases, inputs)
-    loss = float(architecture.loss.values(output, targets).sum())
-    return loss, penalty(architecture, weights)
+    loss, decay = read([architecture.loss.values(output, targets).sum(), penalty(architecture, weights)])
+    return loss, decay
 
 
-def penalty(architecture: Architecture, weights: list[Array]) -> float:
-    """(weight_decay / 2) times the sum of squares of all weights."""
-    return architecture.weight_decay / 2 * sum(float((weight**2).sum()) for weight in weights)
+def penalty(architecture: Architecture, weights: list[Array]) -> Array:
+    """(weight_decay / 2) times the sum of squares of all weights, a number on their device."""
+    return architecture.weight_decay / 2 * sum((weight**2).sum() for weight in weights)

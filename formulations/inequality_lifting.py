@@ -185,15 +185,15 @@ class InequalityLifting(LiftedMethod):
         if self.steps == EXACT:
             state.activations[place] = solve(step.label, Block(block, data, {"x": present}))["x"]
             return
-        curvature = squared_norm(data["W"])
-        if curvature > 0:
-            state.activations[place] = block.clip(present - block.gradient(present, data) / curvature, data)
+        curvature, where = squared_norm(data["W"]), library(present).where
+        move = block.gradient(present, data) / where(curvature > 0, curvature, 1.0)
+        state.activations[place] = block.clip(present - move, data)
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
         """1/2 |z_l - W_l a_{l-1} - b_l|^2 of every layer."""
         return network_residuals(architecture, state)
 
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
         gaps = self.multiplier * sum(network_residuals(architecture, state))
         return output_loss(architecture, state) + penalty(architecture, state.weights) + gaps
 

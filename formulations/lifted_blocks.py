@@ -16,6 +16,7 @@ from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Architecture, Block, Step, penalty
 from .lifted_method import LiftedVariables, SolveBlock
+from .spectral_norm import squared_norm_above
 
 IDENTITY = activation("identity")
 
@@ -58,37 +59,36 @@ def move_weights(
     place, inputs = step.layer - 1, state.below(step.layer)
     theta = multiplier * squared_norm(inputs, state.memory if step.layer == 1 else None)
     slope = multiplier * (state.sent(step.layer) - wanted).T @ inputs
-    if theta > 0:
-        weight = state.weights[place]
-        state.weights[place] = (theta * weight - slope) / (theta + architecture.weight_decay)
+    weight, where = state.weights[place], library(theta).where
+    moved = (theta * weight - slope) / where(theta > 0, theta + architecture.weight_decay, 1.0)
+    state.weights[place] = where(theta > 0, moved, weight)
     if architecture.biases[place]:
         residual = wanted - inputs @ state.weights[place].T
         state.biases[place] = residual.mean(0)
 
 
-def squared_norm(matrix: Array, memory: dict[str, Any] | None = None) -> float:
-    """Largest squared singular value; kept in `memory` where one is given."""
+def squared_norm(matrix: Array, memory: dict[str, Any] | None = None) -> Array:
+    """Largest squared singular value, as `squared_norm_above`; kept in `memory` where one is given."""
     if memory is not None and "squared_norm" in memory:
-        return float(memory["squared_norm"])
-    gram = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
-    found = max(0.0, float(library(matrix).linalg.eigvalsh(gram)[-1]))
+        return memory["squared_norm"]
+    found = squared_norm_above(matrix)
     if memory is not None:
         memory["squared_norm"] = found
     return found
 
 
-def squared_distance(first: Array, second: Array) -> float:
+def squared_distance(first: Array, second: Array) -> Array:
     """1/2 the sum of squares of a difference."""
-    return float(((first - second) ** 2).sum()) / 2
+    return ((first - second) ** 2).sum() / 2
 
 
-def network_residuals(architecture: Architecture, state: LiftedVariables) -> list[float]:
+def network_residuals(architecture: Architecture, state: LiftedVariables) -> list[Array]:
     """1/2 |z_l - W_l a_{l-1} - b_l|^2 of every layer."""
     layers = range(1, architecture.layers + 1)
     return [squared_distance(state.pre_activations[layer - 1], state.sent(layer)) for layer in layers]
 
 
-def activation_residuals(architecture: Architecture, state: LiftedVariables) -> list[float]:
+def activation_residuals(architecture: Architecture, state: LiftedVariables) -> list[Array]:
     """1/2 |a_l - phi_l(z_l)|^2 of every hidden layer."""
     return [
         squared_distance(a, phi.phi(z))
@@ -96,9 +96,9 @@ def activation_residuals(architecture: Architecture, state: LiftedVariables) -> 
     ]
 
 
-def output_loss(architecture: Architecture, state: LiftedVariables) -> float:
+def output_loss(architecture: Architecture, state: LiftedVariables) -> Array:
     """The loss of the output variable, which is not that of the network."""
-    return float(architecture.loss.values(state.pre_activations[-1], state.targets).sum())
+    return architecture.loss.values(state.pre_activations[-1], state.targets).sum()
 
 
 def activation_block(
@@ -180,15 +180,15 @@ def fit_between(
     state.activations[place] = solve(step.label, Block(block, data, {}))["x"]
 
 
-def gap_values(architecture: Architecture, state: LiftedVariables) -> list[float]:
+def gap_values(architecture: Architecture, state: LiftedVariables) -> list[Array]:
     """B(a_l, W_l a_{l-1} + b_l) of every hidden layer, summed over samples."""
     pairs = zip(architecture.activations, state.activations, strict=True)
-    return [float(phi.gap(a, state.sent(layer)).sum()) for layer, (phi, a) in enumerate(pairs, start=1)]
+    return [phi.gap(a, state.sent(layer)).sum() for layer, (phi, a) in enumerate(pairs, start=1)]
 
 
-def lifted_loss(architecture: Architecture, state: LiftedVariables) -> float:
+def lifted_loss(architecture: Architecture, state: LiftedVariables) -> Array:
     """The loss of W_L a_{L-1} + b_L with the lifted activations, and the penalty."""
-    loss = float(architecture.loss.values(state.sent(architecture.layers), state.targets).sum())
+    loss = architecture.loss.values(state.sent(architecture.layers), state.targets).sum()
     return loss + penalty(architecture, state.weights)
 
 

@@ -119,12 +119,12 @@ class LiftedMethod(ABC):
                 self.update(step, architecture, state, solve)
 
     @abstractmethod
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
-        """How far the variables are from the forward relation, a number for each layer."""
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
+        """How far the variables are from the forward relation, a number for each layer; on the device."""
 
     @abstractmethod
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
-        """The lifted objective at the state: an ESTIMATE, never a bound."""
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
+        """The lifted objective at the state, on its device: an ESTIMATE, never a bound."""
 
     def figures(self, state: LiftedVariables) -> dict[str, Any]:
         """Numbers of the method's own for the record of a sweep."""

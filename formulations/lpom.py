@@ -90,11 +90,11 @@ class LiftedProximalOperators(LiftedMethod):
         values = accelerated_gradient(weights, data, self.repeats, state.memory if step.layer == 1 else None)
         put_weights(step, architecture, state, values)
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
         """B_l of every hidden layer, summed over samples."""
         return gap_values(architecture, state)
 
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
         return lifted_loss(architecture, state) + self.multiplier * sum(self.layer_gaps(architecture, state))
 
 
@@ -119,7 +119,7 @@ def accelerated_gradient(
     """
     bias = len(data["X"]) if block.bias else 0
     curvature = block.multiplier * (squared_norm(data["X"], memory) + bias) * block.activation.slopes[1]
-    length = 1 / max(curvature + block.weight_decay, 1e-300)
+    length = 1 / library(curvature).clip(curvature + block.weight_decay, 1e-300, None)
     start = {"w": data["w_old"]} | ({"c": data["c_old"]} if block.bias else {})
     values, ahead, s = start, start, 1.0
     for _ in range(repeats):

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .activations import Array
 from .formulation import Architecture, Step, penalty
 from .lifted_blocks import (
     activation_residuals,
@@ -96,12 +97,12 @@ class QuadraticPenalty(LiftedMethod):
             phi, a = architecture.activations[place], state.activations[place]
             state.pre_activations[place] = best_pre_activation(phi, state.sent(layer), a, r, self.coupling)
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
         """1/2 |z_l - W_l a_{l-1} - b_l|^2, for hidden layers with 1/2 |a_l - phi_l(z_l)|^2."""
         gaps, below = network_residuals(architecture, state), activation_residuals(architecture, state)
         return [gap + (below[place] if place < len(below) else 0.0) for place, gap in enumerate(gaps)]
 
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
         maps = self.multiplier * sum(network_residuals(architecture, state))
         activations = self.coupling * sum(activation_residuals(architecture, state))
         return output_loss(architecture, state) + penalty(architecture, state.weights) + maps + activations

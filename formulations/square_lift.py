@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .activations import Array
 from .errors import UsageError
 from .formulation import Architecture, Step
 from .lifted_blocks import IDENTITY, fit_activations, fit_by_gap, fit_weights, lifted_loss, squared_distance
@@ -85,9 +86,9 @@ class SquareLift(LiftedMethod):
             wanted = state.activations[step.layer - 1]
             fit_weights(step, architecture, state, solve, multiplier=self.multiplier, wanted=wanted)
 
-    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[float]:
+    def layer_gaps(self, architecture: Architecture, state: LiftedVariables) -> list[Array]:
         """1/2 |a_l - W_l a_{l-1} - b_l|^2 of every hidden layer."""
         return [squared_distance(a, state.sent(layer)) for layer, a in enumerate(state.activations, start=1)]
 
-    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> float:
+    def lifted_value(self, architecture: Architecture, state: LiftedVariables) -> Array:
         return lifted_loss(architecture, state) + self.multiplier * sum(self.layer_gaps(architecture, state))

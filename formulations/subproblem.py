@@ -16,6 +16,7 @@ from .errors import NoConvexModelError, NotDisciplinedError, UsageError
 from .explanation import explain_not_dcp, explain_not_dpp
 from .potential_models import ModelTerm
 from .rendering import render_html, render_json, render_latex, render_text
+from .waiting import reading_waits
 
 PER_INSTANCE, SHARED = "per instance", "shared"
 NOTEBOOK_ROWS = 24
@@ -187,7 +188,7 @@ class Subproblem(ABC):
 def relative_gap(gap: Array, size: Array, objective: Callable[[], Array]) -> Array:
     """A gap over 1 + size, or over 1 + |objective| where a target out of range makes the size infinite."""
     finite = size < float("inf")
-    if bool(finite.all()):
+    if not reading_waits(size) and bool(finite.all()):
         return gap / (1 + size)
     return gap / (1 + library(gap).where(finite, size, abs(objective())))
 

@@ -22,6 +22,7 @@ from ..solvers.methods import TRAINERS, fit_method
 from .baselines import linear_baseline
 from .datasets import Dataset
 from .gradients import GRADIENT_METHODS, train_by_gradients
+from .node_data import labelled
 
 LINEAR = {"classification": "logistic", "regression": "ridge"}
 """Name of the linear model for each task."""
@@ -142,9 +143,10 @@ def train_linear(dataset: Dataset, goal: Goal, outputs: int) -> Run:
     UsageError
         If the data do not fit the loss.
     """
-    return linear_baseline(
-        dataset.train, loss=goal.loss, weight_decay=goal.weight_decay, outputs=outputs, validation=dataset.test
-    )
+    train, test = dataset.train, dataset.test
+    if dataset.task == "classification":
+        train, test = labelled(train), None if test is None else labelled(test)
+    return linear_baseline(train, loss=goal.loss, weight_decay=goal.weight_decay, outputs=outputs, validation=test)
 
 
 def known_methods() -> list[str]:

@@ -86,10 +86,18 @@ class Dataset:
         return None if self.X_test is None or self.y_test is None else (self.X_test, self.y_test)
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Samples of the training and of the test part; of a graph, the nodes that have a label there."""
+        parts = (self.y_train, np.zeros(0) if self.y_test is None else self.y_test)
+        known = [y >= 0 if self.task == "classification" else np.ones(len(y), dtype=bool) for y in parts]
+        return int(known[0].sum()), int(known[1].sum())
+
+    @property
     def outputs(self) -> int:
         """Outputs that a network for these data needs: classes, or columns of y."""
         if self.task == "classification":
-            return len(np.unique(self.y_train))
+            # Nodes of a graph that are in no loss have the label -1.
+            return len(np.unique(self.y_train[self.y_train >= 0]))
         return 1 if self.y_train.ndim == 1 else int(self.y_train.shape[1])
 
 
@@ -175,7 +183,7 @@ def _read(which: str, data_dir: str | Path | None) -> tuple[str, Arrays, Arrays 
     if which in FROM_FOLDER:
         path = find_in_folder(which, data_dir)
         train, test = _read_graph(which, data_dir) if which in GRAPHS else read_image_file(path)
-        return which, train, test, {"name": which, **_file_notes(path)}
+        return which, train, test, {"name": which, **file_notes(path)}
     path = Path(which)
     if path.suffix.lower() not in (".npz", ".csv"):
         raise UsageError(
@@ -183,7 +191,7 @@ def _read(which: str, data_dir: str | Path | None) -> tuple[str, Arrays, Arrays 
             "or give the path of an .npz file (arrays X and y) or a .csv file (a header, the target last)."
         )
     train, own_test = read_file(path)
-    return path.stem, train, own_test, {"name": path.stem, **_file_notes(path)}
+    return path.stem, train, own_test, {"name": path.stem, **file_notes(path)}
 
 
 def _read_graph(name: str, data_dir: str | Path | None) -> tuple[Arrays, Arrays]:
@@ -194,7 +202,8 @@ def _read_graph(name: str, data_dir: str | Path | None) -> tuple[Arrays, Arrays]
     return train, test
 
 
-def _file_notes(path: Path) -> dict[str, Any]:
+def file_notes(path: Path) -> dict[str, Any]:
+    """Where a file is, and its SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"from": str(path), "sha256": digest}

@@ -5,7 +5,7 @@
 With L = above * sup phi_next' * |W|_2^2, one step from y is the exact minimizer of the first bracket plus the
 quadratic majorizer of h at y. It is `shrink` of the table: a scaled clip for ReLU, so that every iterate is
 exactly in the range. Momentum restarts for each instance when it points uphill, and rows that have
-converged leave the batch. All work is two matrix products per iteration.
+converged leave the batch (rows.py). All work is two matrix products per iteration.
 
 Source: O'Donoghue & Candes, "Adaptive restart for accelerated gradient schemes", Found. Comput. Math. 15
 (2015), section 3.2 (gradient restart); Beck & Teboulle's FISTA for the step.
@@ -16,14 +16,14 @@ from __future__ import annotations
 import torch
 
 from ..formulations.fenchel_activation import FenchelActivation
+from ..formulations.spectral_norm import squared_norm_above
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
 from .projected_gradient import adapt
-from .rows import pick_rows, wanted_gap
+from .rows import Answers, pick_rows, wanted_gap
 from .solution import decisive
 
-MAX_ITERATIONS = 20_000
-CHECK_EVERY = 10
+MAX_CHECKS, CHECK_EVERY = 2_000, 10
 
 
 def missing(subproblem: Subproblem) -> str:
@@ -43,29 +43,27 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
     assert phi.shrink is not None
     u, v, W, b = (data[name] for name in ("u", "v", "W", "b"))
     # The factor covers the rounding of the norm: a step that is too long by 1e-16 need not descend.
-    lipschitz = above * subproblem.next_activation.slopes[1] * float(torch.linalg.matrix_norm(W, 2)) ** 2 * 1.000001
+    lipschitz = above * subproblem.next_activation.slopes[1] * squared_norm_above(W) * 1.000001
     scale = lipschitz / below
 
-    result = phi.project(start["x"]) if "x" in start else phi.phi(u)
-    iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
-    rows = torch.arange(len(u), device=u.device)
+    x = phi.project(start["x"]) if "x" in start else phi.phi(u)
+    answers = Answers({"x": x})
     wanted = wanted_gap(subproblem, {"x": phi.phi(u)}, data, tolerance)
-    x, y, age, done = result, result.clone(), torch.ones_like(u[:, :1]), 0
-    while len(rows):
+    y, age = x.clone(), torch.ones_like(u[:, :1])
+    for check in range(MAX_CHECKS + 1):
         part = {"u": u, "v": v, "W": W, "b": b}
-        good = decisive(subproblem.residuals({"x": x}, part)) <= wanted
-        if done >= MAX_ITERATIONS:
-            good = torch.ones_like(good)
-        if bool(good.any()):
-            result = result.index_copy(0, rows[good], x[good])
-            iterations[rows[good]] = done
-            rows, x, y, age, u, v, wanted = pick_rows(~good, rows, x, y, age, u, v, wanted)
-        for _ in range(CHECK_EVERY if len(rows) else 0):
+        good = (decisive(subproblem.residuals({"x": x}, part)) <= wanted) | (check == MAX_CHECKS)
+        keep = answers.take(good, {"x": x}, check)
+        if answers.complete:
+            break
+        if keep is not None:
+            x, y, age, u, v, wanted = pick_rows(keep, x, y, age, u, v, wanted)
+        for _ in range(CHECK_EVERY):
             push = above * (subproblem.next_activation.phi(torch.addmm(b, y, W.T)) - v) @ W
             new = phi.shrink(u + scale * y - push / below, scale)
             x, y, age = adapt(x, y, new, age)
-        done += CHECK_EVERY
-    return Answer({"x": result, "z": result @ W.T + b}, iterations, {"x": result})
+    x = answers.values["x"]
+    return Answer({"x": x, "z": x @ W.T + b}, CHECK_EVERY * answers.iterations, answers.values)
 
 
 ENGINE = Engine(

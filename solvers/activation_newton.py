@@ -29,11 +29,11 @@ from torch import Tensor
 from ..formulations.fenchel_activation import FenchelActivation
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, pick_rows, wanted_gap
+from .rows import Answers, Pace, backtrack, pick_rows, wanted_gap
 from .solution import decisive
 
 MAX_ITERATIONS = 100
-MAX_INNER_ITERATIONS = 200
+MAX_INNER_ITERATIONS, FIRST_INNER_ITERATIONS = 200, 8
 
 
 def missing(subproblem: Subproblem) -> str:
@@ -52,32 +52,29 @@ def run(subproblem: FenchelActivation, data: Data, start: Data, tolerance: float
         t = start["t"]
     else:
         t = subproblem.stationary_point(start["x"], data) if "x" in start else u
-    result = t.clone()
-    iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
-    rows = torch.arange(len(u), device=u.device)
+    answers = Answers({"t": t})
     stalled = torch.zeros(len(u), dtype=torch.bool, device=u.device)
     wanted = wanted_gap(subproblem, {"x": subproblem.activation.phi(u)}, data, tolerance)
     for done in range(MAX_ITERATIONS + 1):
         part = {"u": u, "v": v, "W": W, "b": b}
         gap = decisive(subproblem.residuals({"x": subproblem.activation.phi(t)}, part))
         good = (gap <= wanted) | stalled | (done == MAX_ITERATIONS)
-        if bool(good.any()):
-            result = result.index_copy(0, rows[good], t[good])
-            iterations[rows[good]] = done
-            rows, t, u, v, stalled, wanted = pick_rows(~good, rows, t, u, v, stalled, wanted)
-            part = {"u": u, "v": v, "W": W, "b": b}
-        if not len(rows):
+        keep = answers.take(good, {"t": t}, done)
+        if answers.complete:
             break
-        t, stalled = _step(subproblem, part, t)
-    x = subproblem.activation.phi(result)
-    return Answer({"x": x, "z": x @ W.T + b}, iterations, {"x": x, "t": result})
+        if keep is not None:
+            t, u, v, wanted = pick_rows(keep, t, u, v, wanted)
+            part = {"u": u, "v": v, "W": W, "b": b}
+        t, stalled = _step(subproblem, part, t, answers.pace(done))
+    x = subproblem.activation.phi(answers.values["t"])
+    return Answer({"x": x, "z": x @ W.T + b}, answers.iterations, {"x": x, **answers.values})
 
 
-def _step(subproblem: FenchelActivation, data: Data, t: Tensor) -> tuple[Tensor, Tensor]:
+def _step(subproblem: FenchelActivation, data: Data, t: Tensor, pace: Pace) -> tuple[Tensor, Tensor]:
     """One damped Newton step of every row, and which rows could not move."""
     phi = subproblem.activation
     residual = t - subproblem.stationary_point(phi.phi(t), data)
-    direction, image, linear_in_x = _direction(subproblem, data, t, residual)
+    direction, image, linear_in_x = _direction(subproblem, data, t, residual, pace)
     x, inverse = phi.phi(t), phi.inverse
     assert inverse is not None
     down, up = 0.9 * (phi.low - x), 0.9 * (phi.high - x)
@@ -94,8 +91,8 @@ def _step(subproblem: FenchelActivation, data: Data, t: Tensor) -> tuple[Tensor,
 
     slope = subproblem.below * (residual * image).sum(1)
     start = _objective(subproblem, data, t)
-    steps, _ = backtrack(lambda steps: _objective(subproblem, data, path(steps)), start, slope)
-    return torch.where(steps[:, None] > 0, path(steps), t), steps == 0
+    steps, _ = backtrack(lambda steps: _objective(subproblem, data, path(steps)), start, slope, pace)
+    return torch.where(steps[:, None] > 0, path(steps), t), (steps == 0) & pace.whole
 
 
 def _objective(subproblem: FenchelActivation, data: Data, t: Tensor) -> Tensor:
@@ -109,7 +106,7 @@ def _objective(subproblem: FenchelActivation, data: Data, t: Tensor) -> Tensor:
 
 
 def _direction(
-    subproblem: FenchelActivation, data: Data, t: Tensor, residual: Tensor
+    subproblem: FenchelActivation, data: Data, t: Tensor, residual: Tensor, pace: Pace
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Newton's direction dt of every row, its image dx, and the units that are to move linearly in x."""
     W, ratio = data["W"], subproblem.above / subproblem.below
@@ -125,15 +122,17 @@ def _direction(
     size = first = (error * through(error)).sum(1, keepdim=True)
     # Superlinear convergence needs inner accuracy that grows as the residual falls.
     wanted = first * torch.clamp(first, 1e-8, 1e-2)
-    for _ in range(MAX_INNER_ITERATIONS):
+    going = torch.ones_like(first[0].reshape(()), dtype=torch.bool)
+    for _ in range(pace.repeats(MAX_INNER_ITERATIONS, FIRST_INNER_ITERATIONS)):
         search_image = through(search)
         product = search + couple(search_image)
         curvature = (search_image * product).sum(1, keepdim=True)
-        step = torch.where(curvature > 0, size / curvature.clamp_min(1e-300), 0.0)
+        step = torch.where(going & (curvature > 0), size / curvature.clamp_min(1e-300), 0.0)
         solution, image = solution + step * search, image + step * search_image
         error = error - step * product
         new_size = (error * through(error)).sum(1, keepdim=True)
-        if bool(((new_size <= wanted) | (step == 0)).all()):
+        going = going & ~pace.all_open((new_size <= wanted) | (step == 0))
+        if pace.reads and not bool(going):
             break
         search = error + torch.where(size > 0, new_size / size.clamp_min(1e-300), 0.0) * search
         size = new_size

@@ -21,9 +21,10 @@ from . import activation_gradient, activation_newton, ball_newton, clipping, out
 from .conic import SETTINGS
 from .conic_engines import CONIC_ENGINES, REFERENCE
 from .engine import Data, Engine
+from .measured import Measured
 from .problems import solve_problem
 from .reference import batch_size, solve_reference
-from .solution import Solution, join_solutions, judge
+from .solution import Solution, join_solutions
 from .tensors import as_tensor, one_device
 from .warm_starts import check_ids, recall, remember
 
@@ -113,16 +114,35 @@ def solve(
 
 
 def _run(subproblem: Subproblem, data: Data, engine: Engine, start: Data, tolerance: float) -> Solution:
-    """Run an engine of the package's own blocks, and measure its answers."""
+    """Run an engine of the package's own blocks, and judge its answers."""
+    return solve_checked(subproblem, data, engine, start, tolerance).solution(tolerance)
+
+
+def solve_checked(subproblem: Subproblem, data: Data, engine: Engine, start: Data, tolerance: float) -> Measured:
+    """Run an engine of the package's own blocks, and measure its answers.
+
+    Parameters
+    ----------
+    subproblem : Subproblem
+        The program, for one instance.
+    data, start : mappings of Tensor
+        Float64 on one device, in the shapes that `solve` expects; nothing of them is checked.
+    engine : Engine
+        See `choose_engine`.
+    tolerance : float
+        As for `solve`.
+
+    Returns
+    -------
+    Measured
+        Where the device works on its own, nothing was read off it but what the engine had to see.
+    """
     began = time.perf_counter()
     answer = engine.run(subproblem, data, start, tolerance)
     seconds = time.perf_counter() - began
     residuals = subproblem.residuals(answer.values, data)
     assert residuals is not None, "an engine needs a subproblem with batched residuals"
-    statuses = judge(residuals, tolerance)
-    return Solution(
-        answer.values, residuals, statuses, answer.iterations, engine.name, seconds, state=answer.state or answer.values
-    )
+    return Measured(answer, residuals, engine.name, seconds)
 
 
 def _solve_as_program(

@@ -2,7 +2,7 @@
 
     minimize    1/2 |W x + b - v|^2      over   h - epsilon <= x <= h + epsilon
 
-for many samples with the same W, in four stages; a sample whose gap is met takes no part in the next ones.
+for many samples with the same W, in four stages; a sample whose gap is met is not changed by the next ones.
 
 1. The nearest minimizer without the box, x - W^+ (W x + b - v), put into the box: one decomposition for all samples.
 2. FISTA with step 1 / |W|^2 and a restart of the momentum of every sample whose gradient points against its move.
@@ -25,13 +25,14 @@ from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from ..formulations.inequality_blocks import BoxActivation, IntervalPreActivation
+from ..formulations.spectral_norm import squared_norm_above
 from ..formulations.subproblem import Subproblem
 from .box_runner import BoxData
 from .engine import Answer, Data, Engine
 from .projected_newton import minimize
-from .rows import pick_rows
+from .rows import Answers, pick_rows
 
-FIRST_ORDER, CHECK_EVERY = 200, 10
+CHECKS, CHECK_EVERY = 20, 10
 CUTS = (1e-10, 1e-6, 1e-4, 1e-2)
 """Relative sizes of singular values below which W counts as singular for the first guess."""
 ACTIVE_SET_TOLERANCE, ACTIVE_SET_STEPS = 1e-13, 20
@@ -50,11 +51,9 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
         z = subproblem.clip(data["u"], data)
         return Answer({"z": z}, torch.ones(len(z), dtype=torch.long, device=z.device), {"z": z})
     x = subproblem.clip(start.get("x", data["h"]), data)
-    iterations = torch.ones(len(x), dtype=torch.long, device=x.device)
-    result, late = _nearest(subproblem, data, x, tolerance)
-    if len(late):
-        result[late], iterations[late] = _accelerate(subproblem, _take(data, late), x[late], tolerance)
-        late = _late(subproblem, result, data, tolerance)
+    answers, all_met = _accelerate(subproblem, dict(data), _nearest(subproblem, data, x, tolerance), tolerance)
+    result, iterations = answers.values["x"], 1 + CHECK_EVERY * answers.iterations
+    late = result.new_zeros(0) if all_met else _late(subproblem, result, data, tolerance)
     if len(late) and subproblem.epsilon:
         rest = _take(data, late)
         answer = minimize(data["W"].T @ data["W"], _box(subproblem, rest, result[late], tolerance), tolerance)
@@ -77,23 +76,21 @@ def _late(subproblem: BoxActivation, x: Tensor, data: Data, tolerance: float) ->
     return (~(subproblem.residuals({"x": x}, data).gap <= tolerance)).nonzero()[:, 0]
 
 
-def _nearest(subproblem: BoxActivation, data: Data, x: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """The minimizer without the box that is nearest to x, in the box; and the samples whose gap is not met.
+def _nearest(subproblem: BoxActivation, data: Data, x: Tensor, tolerance: float) -> Tensor:
+    """The minimizer without the box that is nearest to x, put into the box.
 
-    A small singular value asks for a long move, out of the box, for little gain: those are left out, step by step.
+    A small singular value asks for a long move, out of the box, for little gain: those are left out, step by step,
+    for the samples whose gap is not met.
     """
     U, S, Vh = torch.linalg.svd(data["W"], full_matrices=False)
-    result, late = x, _late(subproblem, x, data, tolerance)
+    left = (x @ data["W"].T + data["b"] - data["v"]) @ U
+    result, met = x, subproblem.residuals({"x": x}, data).gap <= tolerance
     for cut in CUTS:
-        if not len(late):
-            break
-        kept = S > cut * S[0]
-        rest = _take(data, late)
-        left = (x[late] @ data["W"].T + data["b"] - rest["v"]) @ U[:, kept]
-        found = subproblem.clip(x[late] - left / S[kept] @ Vh[kept], rest)
-        result = result.index_copy(0, late, found)
-        late = late[_late(subproblem, found, rest, tolerance)]
-    return result, late
+        shares = torch.where(S > cut * S[0], 1 / S, 0.0)
+        found = subproblem.clip(x - (left * shares) @ Vh, data)
+        result = torch.where(met[:, None], result, found)
+        met = met | (subproblem.residuals({"x": found}, data).gap <= tolerance)
+    return result
 
 
 def _active_sets(subproblem: BoxActivation, data: Data) -> tuple[Tensor, Tensor]:
@@ -113,31 +110,28 @@ def _active_sets(subproblem: BoxActivation, data: Data) -> tuple[Tensor, Tensor]
 
 def _accelerate(
     subproblem: BoxActivation, data: dict[str, Tensor], x: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """Accelerated projected gradient; rows that have converged leave the batch."""
-    length = 1 / float(torch.linalg.matrix_norm(data["W"], 2) ** 2 + 1e-300)
-    result, rows = x.clone(), torch.arange(len(x), device=x.device)
-    iterations = torch.full_like(rows, FIRST_ORDER)
-    y, s = x, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
-    for done in range(FIRST_ORDER + 1):
-        if done % CHECK_EVERY == 0:
-            good = subproblem.residuals({"x": x}, data).gap <= tolerance
-            if done == FIRST_ORDER:
-                result[rows] = x
-                break
-            if bool(good.any()):
-                result[rows[good]], iterations[rows[good]] = x[good], done
-                rows, x, y, s, data["h"], data["v"] = pick_rows(~good, rows, x, y, s, data["h"], data["v"])
-            if not len(rows):
-                break
-        gradient = subproblem.gradient(y, data)
-        after = subproblem.clip(y - length * gradient, data)
-        following = (1 + (1 + 4 * s**2).sqrt()) / 2
-        # Restart where the step from y goes against the move.
-        against = ((y - after) * (after - x)).sum(1, keepdim=True) > 0
-        share = torch.where(against, 0.0, (s - 1) / following)
-        y, x, s = after + share * (after - x), after, torch.where(against, 1.0, following)
-    return result, iterations
+) -> tuple[Answers, bool]:
+    """Accelerated projected gradient, where rows that have converged leave; and whether all were seen to converge."""
+    length = 1 / (squared_norm_above(data["W"]) + 1e-300)
+    answers, y, s = Answers({"x": x}), x, torch.ones_like(x[:, :1])
+    for check in range(CHECKS):
+        good = subproblem.residuals({"x": x}, data).gap <= tolerance
+        keep = answers.take(good, {"x": x}, check)
+        if answers.complete:
+            return answers, True
+        if keep is not None:
+            x, y, s, data["h"], data["v"] = pick_rows(keep, x, y, s, data["h"], data["v"])
+        for _ in range(CHECK_EVERY):
+            gradient = subproblem.gradient(y, data)
+            after = subproblem.clip(y - length * gradient, data)
+            following = (1 + (1 + 4 * s**2).sqrt()) / 2
+            # Restart where the step from y goes against the move.
+            against = ((y - after) * (after - x)).sum(1, keepdim=True) > 0
+            share = torch.where(against, 0.0, (s - 1) / following)
+            y, x, s = after + share * (after - x), after, torch.where(against, 1.0, following)
+    # The others give the point that they have reached.
+    answers.take(torch.ones_like(x[:, 0], dtype=torch.bool), {"x": x}, CHECKS)
+    return answers, False
 
 
 def _box(subproblem: BoxActivation, data: Data, start: Tensor, tolerance: float) -> BoxData:

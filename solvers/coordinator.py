@@ -206,7 +206,7 @@ def _train(
     training: Training, writer: RunWriter | None, sweeps: int, tolerance: float, time_limit: float | None,
     audit_every: int
 ) -> None:
-    history, began, cpu = training.history, time.perf_counter(), time.process_time()
+    history, began, seconds = training.history, time.perf_counter(), 0.0
     try:
         if writer:
             writer.start(training.weights, training.biases)
@@ -214,8 +214,10 @@ def _train(
             audit = bool(audit_every) and (sweep - 1) % audit_every == 0
             # A run without audits counts the iterations of cold starts once, when there is a past to start from.
             count = not audit_every and sweep == min(COUNTED_SWEEP, sweeps)
+            before, training.uncounted_seconds = time.process_time(), 0.0
             record = {"sweep": sweep, **run_sweep(training, sweep, audit, count)}
-            record |= {**measure(training), "cpu_seconds": time.process_time() - cpu - training.audit_seconds}
+            seconds += time.process_time() - before - training.uncounted_seconds
+            record |= {**measure(training), "cpu_seconds": seconds}
             training.network.write(training.weights, training.biases)
             history.records.append(record)
             if writer:

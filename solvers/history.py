@@ -24,7 +24,7 @@ class History:
         instances of each block); `step` (1 unless the safeguard shortened the move), `proximity`,
         `tightening` (by how much the formulation's multipliers were raised after sweeps without descent),
         `train_accuracy` or `train_error`, the same for the test data where there are some, and `cpu_seconds`
-        since the start, audits not counted.
+        of the sweeps, neither measurements nor audits nor writing counted.
     audits : list of dict
         Comparisons of the engines with Clarabel on instances of the run, and iterations from warm and cold starts.
     stop_reason : str

@@ -23,11 +23,14 @@ from ..formulations.inequality_lifting import InequalityLifting
 from ..formulations.lifted_method import LiftedMethod, LiftedVariables
 from ..formulations.losses import Loss
 from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
-from .batch import ENGINES, solve
+from ..formulations.waiting import reading_waits
+from .batch import ENGINES, choose_engine, solve_checked
 from .checkpoint import RunWriter
 from .coordinator import check_notes, check_weights
+from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork, read_network
+from .measured import read_numbers
 from .safeguards import all_finite
 from .training_data import TrainingData, prepare, prepare_validation
 
@@ -36,6 +39,10 @@ BLOCK_TOLERANCE = 1e-6
 CLOSED_FORM = "ridge"
 
 Event = dict[str, Any]
+
+
+class _OverflowError(ArithmeticError):
+    """Variables of a sweep are not finite; the sweep is undone."""
 
 
 @dataclass
@@ -172,11 +179,11 @@ def _train(
                 break
             seconds += time.process_time() - before
             training.network.write(state.weights, state.biases)
-            lifted = {
+            lifted = read_numbers({
                 "lifted_estimate": training.method.lifted_value(training.architecture, state),
                 "layer_gaps": training.method.layer_gaps(training.architecture, state),
                 **training.method.figures(state), "blocks": training.blocks,
-            }  # fmt: skip
+            })  # fmt: skip
             history.records.append({"sweep": sweep, **_measure(training), **lifted, "cpu_seconds": seconds})
             if writer:
                 writer.sweep(sweep, state.weights, state.biases)
@@ -202,8 +209,7 @@ def _sweep(training: Training) -> bool:
 
     try:
         training.method.sweep(training.architecture, training.state, solve_block)
-    except (UsageError, torch.linalg.LinAlgError) as refusal:
-        # Variables that overflowed are refused as the data of the next block.
+    except (UsageError, _OverflowError, torch.linalg.LinAlgError) as refusal:
         log.info("a sweep was given up: %s", refusal)
         return False
     return all_finite([*training.state.weights, *training.state.biases])
@@ -211,16 +217,14 @@ def _sweep(training: Training) -> bool:
 
 def _solve(training: Training, label: str, block: Block) -> Mapping[str, Tensor]:
     closed = not ENGINES[CLOSED_FORM].missing(block.subproblem)
-    solution = solve(
-        block.subproblem, block.data, engine=CLOSED_FORM if closed else None, warm_start=block.start or None,
-        tolerance=BLOCK_TOLERANCE,
-    )  # fmt: skip
-    training.blocks[label] = {
-        "engine": solution.engine, "instances": len(solution.solved_rows),
-        "iterations": float(solution.iterations.double().mean()),
-        "seconds": solution.seconds, "unsolved": int((~solution.solved_rows).sum()), **solution.residuals.worst(),
-    }  # fmt: skip
-    return solution.variables
+    engine = choose_engine(block.subproblem, CLOSED_FORM if closed else None)
+    assert isinstance(engine, Engine), "every block of a method has an engine of its own"
+    # Where a look waits for the device, numbers that overflowed are found after the sweep.
+    if not reading_waits(training.state.inputs) and not all_finite([*block.data.values(), *block.start.values()]):
+        raise _OverflowError(f"the data of {label} are not finite")
+    measured = solve_checked(block.subproblem, block.data, engine, block.start, BLOCK_TOLERANCE)
+    training.blocks[label] = measured.figures(BLOCK_TOLERANCE)
+    return measured.answer.values
 
 
 def _measure(training: Training) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..formulations.fenchel_output import FenchelOutput
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, pick_rows, wanted_gap
+from .rows import Answers, Pace, backtrack, pick_rows, wanted_gap
 from .solution import decisive
 
 MAX_ITERATIONS = 100
@@ -34,25 +34,22 @@ def run(subproblem: FenchelOutput, data: Data, start: Data, tolerance: float) ->
     """Solve a batch; see `Engine.run`."""
     u, y = data["u"], data["y"]
     z = start.get("z", u)
-    result = z.clone()
-    iterations = torch.zeros(len(u), dtype=torch.long, device=u.device)
-    rows = torch.arange(len(u), device=u.device)
+    answers = Answers({"z": z})
     stalled = torch.zeros(len(u), dtype=torch.bool, device=u.device)
     wanted = wanted_gap(subproblem, {"z": u}, data, tolerance)
     for done in range(MAX_ITERATIONS + 1):
         gap = decisive(subproblem.residuals({"z": z}, {"u": u, "y": y}))
         good = (gap <= wanted) | stalled | (done == MAX_ITERATIONS)
-        if bool(good.any()):
-            result = result.index_copy(0, rows[good], z[good])
-            iterations[rows[good]] = done
-            rows, z, u, y, stalled, wanted = pick_rows(~good, rows, z, u, y, stalled, wanted)
-        if not len(rows):
+        keep = answers.take(good, {"z": z}, done)
+        if answers.complete:
             break
-        z, stalled = _step(subproblem, {"u": u, "y": y}, z)
-    return Answer({"z": result}, iterations, {"z": result})
+        if keep is not None:
+            z, u, y, wanted = pick_rows(keep, z, u, y, wanted)
+        z, stalled = _step(subproblem, {"u": u, "y": y}, z, answers.pace(done))
+    return Answer(answers.values, answers.iterations, answers.values)
 
 
-def _step(subproblem: FenchelOutput, data: Data, z: Tensor) -> tuple[Tensor, Tensor]:
+def _step(subproblem: FenchelOutput, data: Data, z: Tensor, pace: Pace) -> tuple[Tensor, Tensor]:
     gradient = subproblem.gradient(z, data)
     direction = -_solve_hessian(subproblem, z, gradient)
 
@@ -60,8 +57,9 @@ def _step(subproblem: FenchelOutput, data: Data, z: Tensor) -> tuple[Tensor, Ten
         return subproblem.objective({"z": z + steps[:, None] * direction}, data)
 
     slope = (gradient * direction).sum(1)
-    steps, _ = backtrack(objective, subproblem.objective({"z": z}, data), slope)
-    return torch.where(steps[:, None] > 0, z + steps[:, None] * direction, z), steps == 0
+    steps, _ = backtrack(objective, subproblem.objective({"z": z}, data), slope, pace)
+    moved = torch.where(steps[:, None] > 0, z + steps[:, None] * direction, z)
+    return moved, (steps == 0) & pace.whole
 
 
 def _solve_hessian(subproblem: FenchelOutput, z: Tensor, gradient: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
     matrix = subproblem.above * W.T @ W
     matrix.diagonal().add_(subproblem.below)
     right = subproblem.below * data["u"] + subproblem.above * (data["v"] - b) @ W
-    x = torch.cholesky_solve(right.T, torch.linalg.cholesky(matrix)).T.contiguous()
+    x = torch.cholesky_solve(right.T, _cholesky(matrix)).T.contiguous()
     return Answer({"x": x, "z": x @ W.T + b}, once, {"x": x})
 
 
@@ -124,9 +124,15 @@ def _factor(subproblem: FenchelWeight, X: Tensor) -> Factor:
     else:
         matrix = m * columns.T @ columns
         matrix.diagonal().add_(diagonal)
-    made = Factor(numbers, X._version, columns, mean, diagonal, pushed, torch.linalg.cholesky(matrix))
+    made = Factor(numbers, X._version, columns, mean, diagonal, pushed, _cholesky(matrix))
     FACTORS[X] = made
     return made
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The factor; NaN where there is none, which the residuals then say, without a wait for the device."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.where(failed == 0, factor, torch.nan)
 
 
 ENGINE = Engine(

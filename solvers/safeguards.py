@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..formulations.formulation import Architecture, LiftedState, training_objective
+from ..formulations.waiting import read
 from .layered import LayeredNetwork
 
 HALVINGS = 12
@@ -35,7 +36,8 @@ def rebalance(architecture: Architecture, weights: list[Tensor], biases: list[Te
 
 def all_finite(arrays: Iterable[Tensor]) -> bool:
     """Whether no entry of any array is NaN or infinite."""
-    return all(bool(array.isfinite().all()) for array in arrays)
+    flags = [array.isfinite().all() for array in arrays]
+    return bool(torch.stack(flags).all()) if flags else True
 
 
 def objective(architecture: Architecture, network: LayeredNetwork, state: LiftedState) -> float:
@@ -82,7 +84,5 @@ def curvature(architecture: Architecture, state: LiftedState, factors: list[floa
     Proximal factors are fractions of it, so that they mean the same for all data sizes and feature scales.
     """
     below = [state.inputs, *state.activations]
-    return [
-        factor * float((inputs**2).sum()) / inputs.shape[1] + architecture.weight_decay
-        for inputs, factor in zip(below, factors, strict=True)
-    ]
+    squares = read([(inputs**2).sum() / inputs.shape[1] for inputs in below])
+    return [factor * square + architecture.weight_decay for square, factor in zip(squares, factors, strict=True)]

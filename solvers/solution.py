@@ -143,9 +143,14 @@ def join_solutions(parts: Sequence[Solution], order: Tensor) -> Solution:
 
 
 def judge(residuals: Residuals, tolerance: float) -> tuple[Status, ...]:
-    """Status of every instance of the package's own blocks: the gap decides, because it bounds the error."""
-    good = (residuals.primal <= tolerance) & (decisive(residuals) <= tolerance)
-    return tuple(Status.SOLVED if ok else Status.INACCURATE for ok in good.tolist())
+    """Status of every instance of the package's own blocks."""
+    return tuple(Status.SOLVED if ok else Status.INACCURATE for ok in good_rows(residuals, tolerance).tolist())
+
+
+def good_rows(residuals: Residuals, tolerance: float) -> Tensor:
+    """Which instances of the package's own blocks are solved: the gap decides, because it bounds the error."""
+    good: Tensor = (residuals.primal <= tolerance) & (decisive(residuals) <= tolerance)
+    return good
 
 
 def decisive(residuals: Residuals) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,12 +22,14 @@ from ..formulations.formulation import (
     penalty,
     training_objective,
 )
+from ..formulations.waiting import reading_waits
 from .audit import audit_block, count_iterations
-from .batch import solve
+from .batch import choose_engine, solve_checked
+from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork
+from .measured import Measured, read_numbers
 from .safeguards import accept, all_finite, curvature, objective, rebalance
-from .solution import Solution, Status
 from .training_data import TrainingData
 
 Event = dict[str, Any]
@@ -59,7 +62,7 @@ class Training:
     generator: np.random.Generator
     emit: Callable[[Event], None]
     memory: dict[Step, dict[str, Tensor]] = field(default_factory=dict)
-    audit_seconds: float = 0.0
+    uncounted_seconds: float = 0.0
     tightening: float = 1.0
 
 
@@ -120,7 +123,7 @@ def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[
             whole.weights, whole.biases = old
     training.weights, training.biases = whole.weights, whole.biases
     training.proximity = min(max(training.proximity, LEAST_PROXIMITY), GREATEST_PROXIMITY)
-    return record
+    return read_numbers(record)
 
 
 def _batches(training: Training) -> list[Rows]:
@@ -147,45 +150,55 @@ def _solve_blocks(
     architecture = replace(training.architecture, weight_decay=training.architecture.weight_decay * share)
     formulation.start(architecture, state)
     scales = curvature(architecture, state, formulation.factors(architecture))
+    if not all(map(math.isfinite, scales)):
+        raise _OverflowError
     state.proximity = [training.proximity * scale / share for scale in scales]
     lifted_measured = False
     for step in (step for group in formulation.groups(architecture) for step in group):
         if step.block == "weight" and not lifted_measured:
+            began = time.process_time()
             _add_lifted(formulation, architecture, state, record)
+            training.uncounted_seconds += time.process_time() - began
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
-        if not all_finite(block.data.values()) or not all_finite(block.start.values()):
+        # Where a look waits for the device, numbers that overflowed are found by the safeguard of the sweep.
+        looks = audit is not None or count or not reading_waits(state.inputs)
+        if looks and not all_finite([*block.data.values(), *block.start.values()]):
             raise _OverflowError
         warm = _better_start(block, _recall(training, step, rows))
-        solution = solve(block.subproblem, block.data, warm_start=warm, tolerance=training.tolerance)
-        _add_block(record, step, solution)
+        engine = choose_engine(block.subproblem)
+        assert isinstance(engine, Engine), "every block of a formulation has an engine of its own"
+        measured = solve_checked(block.subproblem, block.data, engine, warm, training.tolerance)
+        _add_block(record, step, measured, training.tolerance)
         if audit is not None:
             began = time.process_time()
+            solution = measured.solution(training.tolerance)
             found = {"sweep": audit, **audit_block(step, block, solution, training.tolerance, seed=audit)}
-            training.audit_seconds += time.process_time() - began
+            training.uncounted_seconds += time.process_time() - began
             training.history.audits.append(found)
             training.emit({"event": "audit", "audit": found})
         if count:
             began = time.process_time()
+            solution = measured.solution(training.tolerance)
             found = {"block": step.label, **count_iterations(block, solution, training.tolerance)}
-            training.audit_seconds += time.process_time() - began
+            training.uncounted_seconds += time.process_time() - began
             record.setdefault("starts", []).append(found)
         if step.block == "activation":
-            _remember(training, step, rows, solution)
-        formulation.scatter(step, architecture, state, solution.variables)
-        training.emit({"event": "block", "block": step.label, "seconds": solution.seconds})
+            _remember(training, step, rows, measured.answer.state)
+        formulation.scatter(step, architecture, state, measured.answer.values)
+        training.emit({"event": "block", "block": step.label, "seconds": measured.seconds})
 
 
 def _recall(training: Training, step: Step, rows: Rows) -> dict[str, Tensor]:
-    """What the engine left for these samples the last time; empty where one of them is new."""
-    past = {name: value[rows] for name, value in training.memory.get(step, {}).items()}
-    return past if all(bool(value.isfinite().all()) for value in past.values()) else {}
+    """What the engine left for these samples the last time: NaN for those that are new."""
+    return {name: value[rows] for name, value in training.memory.get(step, {}).items()}
 
 
 def _better_start(block: Block, past: dict[str, Tensor]) -> dict[str, Tensor]:
     """For every instance the better of two starts: the present state, or what solved it in the last sweep.
 
-    Early on the state (the forward pass) is better, because the weights have moved far; later often the past.
+    Early on the state (the forward pass) is better, because the weights have moved far; later often the past. What is
+    NaN is never better.
     """
     if not past:
         return block.start
@@ -197,11 +210,11 @@ def _better_start(block: Block, past: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _remember(training: Training, step: Step, rows: Rows, solution: Solution) -> None:
+def _remember(training: Training, step: Step, rows: Rows, left: Mapping[str, Tensor]) -> None:
     """Keep the engine's state for each sample, so that mini-batches find their own past."""
     known = training.memory.setdefault(step, {})
     samples = len(training.data.inputs)
-    for name, value in solution.state.items():
+    for name, value in left.items():
         if name not in known:
             known[name] = value.new_full((samples, *value.shape[1:]), torch.nan)
         known[name][rows] = value
@@ -218,16 +231,8 @@ def _add_lifted(
     record["layer_gaps"] = [a + b for a, b in zip(before, gaps, strict=True)]
 
 
-def _add_block(record: dict[str, Any], step: Step, solution: Solution) -> None:
-    found = {
-        "engine": solution.engine,
-        "iterations": float(solution.iterations.double().mean()),
-        "seconds": solution.seconds,
-        "instances": len(solution.status),
-        "unsolved": sum(status is not Status.SOLVED for status in solution.status),
-        **solution.residuals.worst(),
-    }
-    known = record["blocks"].get(step.label)
+def _add_block(record: dict[str, Any], step: Step, measured: Measured, tolerance: float) -> None:
+    found, known = measured.figures(tolerance), record["blocks"].get(step.label)
     record["blocks"][step.label] = found if known is None else _merge(known, found)
 
 
@@ -236,5 +241,5 @@ def _merge(known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     total = known["instances"] + found["instances"]
     mean = (known["iterations"] * known["instances"] + found["iterations"] * found["instances"]) / total
     sums = {key: known[key] + found[key] for key in ("seconds", "instances", "unsolved")}
-    worst = {key: max(known[key], found[key]) for key in ("primal", "dual", "gap")}
+    worst = {key: torch.maximum(known[key], found[key]) for key in ("primal", "dual", "gap")}
     return {"engine": found["engine"], "iterations": mean, **sums, **worst}

@@ -20,6 +20,7 @@ from ..formulations.errors import UsageError
 from ..formulations.losses import Loss
 from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
 from ..formulations.target_blocks import TargetBlocks, require_lipschitz
+from ..formulations.waiting import read
 from .checkpoint import RunWriter
 from .coordinator import check_notes, check_weights
 from .devices import finest, require_double
@@ -247,9 +248,11 @@ def _measure(training: Training, data: TrainingData, tested: TrainingData | None
         return torch.cat(passed).to(finest(inputs.device))
 
     trained = output(data.inputs)
-    loss = float(data.loss.values(data.in_loss(trained), data.in_loss(data.targets)).sum())
-    squares = sum(float((weight.to(finest(weight.device)) ** 2).sum()) for weight in weights)
-    decay = architecture.weight_decay / 2 * squares
+    loss, *squares = read([
+        data.loss.values(data.in_loss(trained), data.in_loss(data.targets)).sum(),
+        *((weight.to(finest(weight.device)) ** 2).sum() for weight in weights),
+    ])
+    decay = architecture.weight_decay / 2 * sum(squares)
     figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
     figures |= {f"train_{name}": value for name, value in data.score(trained).items()}
     if tested is not None:

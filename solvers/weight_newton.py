@@ -21,11 +21,11 @@ from torch import Tensor
 from ..formulations.fenchel_weight import FenchelWeight
 from ..formulations.subproblem import Subproblem
 from .engine import Answer, Data, Engine
-from .rows import backtrack, wanted_gap
+from .rows import Answers, Pace, backtrack, wanted_gap
 from .solution import decisive
 
 MAX_ITERATIONS = 100
-MAX_INNER_ITERATIONS = 250
+MAX_INNER_ITERATIONS, FIRST_INNER_ITERATIONS = 250, 24
 
 
 def missing(subproblem: Subproblem) -> str:
@@ -37,9 +37,7 @@ def run(subproblem: FenchelWeight, data: Data, start: Data, tolerance: float) ->
     """Solve a batch; see `Engine.run`."""
     batch = len(data["v"])
     values = {name: start[name] if name in start else torch.zeros_like(data[old]) for name, old in _pairs(subproblem)}
-    result = {name: value.clone() for name, value in values.items()}
-    iterations = torch.zeros(batch, dtype=torch.long, device=data["X"].device)
-    rows = torch.arange(batch, device=data["X"].device)
+    answers = Answers(values)
     stalled = torch.zeros(batch, dtype=torch.bool, device=data["X"].device)
     factor = _gram_factor(subproblem, data["X"])
     names = ["v", *(old for _, old in _pairs(subproblem))]
@@ -50,18 +48,16 @@ def run(subproblem: FenchelWeight, data: Data, start: Data, tolerance: float) ->
         gradient = subproblem.gradient(values, part, u)
         gap = _decisive(subproblem, gradient, values, part, u)
         good = (gap <= wanted) | stalled | (done == MAX_ITERATIONS)
-        if bool(good.any()):
-            for name in result:
-                result[name][rows[good]] = values[name][good]
-            iterations[rows[good]] = done
-            keep = ~good
-            rows, wanted, gap, u = (array[keep] for array in (rows, wanted, gap, u))
+        keep = answers.take(good, values, done)
+        if answers.complete:
+            break
+        if keep is not None:
+            wanted, gap, u = (array[keep] for array in (wanted, gap, u))
             values, gradient = ({name: array[keep] for name, array in some.items()} for some in (values, gradient))
             part |= {name: part[name][keep] for name in names}
-        if not len(rows):
-            break
-        values, u, stalled = _step(subproblem, part, values, u, gradient, factor, wanted / gap)
-    return Answer(result | {"u": subproblem.pre_activations(result, data)}, iterations, result)
+        values, u, stalled = _step(subproblem, part, values, u, gradient, factor, wanted / gap, answers.pace(done))
+    found = answers.values
+    return Answer(found | {"u": subproblem.pre_activations(found, data)}, answers.iterations, found)
 
 
 def _decisive(subproblem: FenchelWeight, gradient: Data, values: Data, data: Data, u: Tensor) -> Tensor:
@@ -114,14 +110,13 @@ def _gram_factor(subproblem: FenchelWeight, X: Tensor) -> Tensor:
     # Dependent columns without any ridge leave the matrix singular; a preconditioner only has to be definite.
     gram.diagonal().mul_(1 + 1e-12).add_(torch.finfo(X.dtype).tiny)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    if int(failed):
-        return torch.diag(gram.diagonal().clamp_min(torch.finfo(X.dtype).tiny).sqrt())
-    return factor
+    scaling = torch.diag(gram.diagonal().clamp_min(torch.finfo(X.dtype).tiny).sqrt())
+    return torch.where(failed > 0, scaling, factor)
 
 
 def _step(
     subproblem: FenchelWeight, data: Data, values: dict[str, Tensor], u: Tensor, gradient: Data, factor: Tensor,
-    share: Tensor,
+    share: Tensor, pace: Pace,
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:  # fmt: skip
     """One damped Newton step of every instance: weights, pre-activations, and which instances could not move.
 
@@ -129,7 +124,7 @@ def _step(
     """
     here, slopes = _pack(subproblem, values), _pack(subproblem, gradient)
     columns = _with_ones(subproblem, data["X"])
-    direction, along = _direction(subproblem, u, slopes, columns, factor, share)
+    direction, along = _direction(subproblem, u, slopes, columns, factor, share, pace)
     before = subproblem.objective(values, data, u)
 
     def moved(steps: Tensor, direction: Tensor, along: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -143,15 +138,15 @@ def _step(
             new_values, new_u = moved(steps, direction, along)
             return subproblem.objective(new_values, data, new_u)
 
-        return backtrack(objective, before, (slopes * direction).sum((1, 2)))[0]
+        return backtrack(objective, before, (slopes * direction).sum((1, 2)), pace)[0]
 
     steps = search(direction, along)
-    if bool((steps == 0).any()):
+    if bool((steps == 0).any()) if pace.reads else pace.looks:
         # Far from the solution a kinked Hessian can miss most of the curvature; the majorizer never does.
         safe = torch.where((steps == 0)[:, None, None], -_precondition(slopes, factor), direction)
         along = safe @ columns.T
         steps, direction = torch.where(steps == 0, search(safe, along), steps), safe
-    return *moved(steps, direction, along), steps == 0
+    return *moved(steps, direction, along), (steps == 0) & pace.whole
 
 
 def _precondition(residual: Tensor, factor: Tensor) -> Tensor:
@@ -161,7 +156,8 @@ def _precondition(residual: Tensor, factor: Tensor) -> Tensor:
 
 
 def _direction(
-    subproblem: FenchelWeight, u: Tensor, gradient: Tensor, columns: Tensor, factor: Tensor, share: Tensor
+    subproblem: FenchelWeight, u: Tensor, gradient: Tensor, columns: Tensor, factor: Tensor, share: Tensor,
+    pace: Pace,
 ) -> tuple[Tensor, Tensor]:
     """Newton's direction of every instance by preconditioned conjugate gradients, and what it adds to u.
 
@@ -184,27 +180,29 @@ def _direction(
     wanted = first * torch.clamp(first, 1e-8, 1e-2)
     # Without a proximal term nothing bounds the gap of a bias by its slope.
     enough = inner(gradient, gradient / ridge) * share[:, None, None] / 4 if subproblem.proximity else 0 * first
-    for _ in range(MAX_INNER_ITERATIONS):
+    going = torch.ones_like(first[0].reshape(()), dtype=torch.bool)
+    for _ in range(pace.repeats(MAX_INNER_ITERATIONS, FIRST_INNER_ITERATIONS)):
         change = search @ columns.T
         product = subproblem.multiplier * bend(change) @ columns + ridge * search
         curvature = inner(search, product)
-        step = torch.where(curvature > 0, size / curvature.clamp_min(1e-300), 0.0)
+        step = torch.where(going & (curvature > 0), size / curvature.clamp_min(1e-300), 0.0)
         solution, along, residual = solution + step * search, along + step * change, residual - step * product
         scaled = _precondition(residual, factor)
         new_size = inner(residual, scaled)
         done = (new_size <= wanted) | (step == 0)
         if subproblem.proximity:
             done |= inner(residual, residual / ridge) <= enough
-        if bool(done.all()):
+        going = going & ~pace.all_open(done)
+        if pace.reads and not bool(going):
             break
         search = scaled + torch.where(size > 0, new_size / size.clamp_min(1e-300), 0.0) * search
         size = new_size
     # A direction of zero curvature and nonzero slope only arises without any ridge: fall back to the
     # preconditioned gradient.
     flat = inner(solution, solution) == 0
-    if bool(flat.any()):
+    if not pace.reads or bool(flat.any()):
         solution = torch.where(flat, _precondition(-gradient, factor), solution)
-        along = solution @ columns.T
+        along = torch.where(flat, solution @ columns.T, along)
     return solution, along
 
 

@@ -218,7 +218,7 @@ def test_objective_of_a_block_is_the_lifted_value_up_to_a_constant(
         disturb(formulation, architecture, state)
         block = formulation.gather(step, architecture, state)
         generator = torch.Generator().manual_seed(3)
-        whole, part = [formulation.lifted_value(architecture, state)], []
+        whole, part = [float(formulation.lifted_value(architecture, state))], []
         values = present(step, architecture, state)
         if step.block == "weight":
             values = {name: value.reshape(block.data[f"{name}_old"].shape) for name, value in values.items()}
@@ -230,7 +230,7 @@ def test_objective_of_a_block_is_the_lifted_value_up_to_a_constant(
         if step.block == "activation":
             moved = {"x": architecture.activations[step.layer - 1].phi(moved["x"])}
         formulation.scatter(step, architecture, state, moved)
-        whole.append(formulation.lifted_value(architecture, state))
+        whole.append(float(formulation.lifted_value(architecture, state)))
         part.append(float(block.subproblem.objective(moved, block.data).sum()))
         assert part[1] - part[0] == pytest.approx(whole[1] - whole[0], rel=1e-9, abs=1e-9), step.label
 
