@@ -19,9 +19,12 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def denoiser(strength: float = 1.0) -> OneStep:
-    found, _ = load_denoiser("one_step_5")
-    assert isinstance(found, OneStep)
-    return firm(OneStep(*(part.double() for part in (found.filters, found.knots, found.slopes))), strength)
+    """Two differences, small changes of which are taken to be noise."""
+    rows = torch.zeros(2, 3, 3, dtype=torch.float64)
+    rows[0, 1, 1:], rows[1, 1:, 1] = torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0])
+    filters = torch.cat([rows, rows.flip(-1)])
+    knots = torch.tensor([[0.0, 0.1]], dtype=torch.float64).repeat(4, 1)
+    return firm(OneStep(filters, knots, torch.tensor([[1.0, 0.05]], dtype=torch.float64).repeat(4, 1)), strength)
 
 
 def picture(side: int = 24) -> torch.Tensor:
@@ -30,9 +33,6 @@ def picture(side: int = 24) -> torch.Tensor:
 
 
 def test_firm_denoisers_are_firmly_non_expansive() -> None:
-    shipped, _ = load_denoiser("one_step_5")
-    assert isinstance(shipped, OneStep)
-    assert shipped.expansion().upper ** 2 > 1.5
     for strength in (1.0, 0.3):
         made = denoiser(strength)
         assert made.expansion().upper ** 2 == pytest.approx(strength, abs=1e-4)
@@ -42,6 +42,17 @@ def test_firm_denoisers_are_firmly_non_expansive() -> None:
             moved = made(x) - made(y)
             assert float((moved * (x - y)).sum()) >= float(moved.square().sum()) * (1 - 1e-9)
     torch.testing.assert_close(firm(made).slopes, made.slopes)
+
+
+def test_shipped_steps_are_halved() -> None:
+    shipped, _ = load_denoiser("one_step_5")
+    assert isinstance(shipped, OneStep)
+    made = firm(shipped)
+    assert shipped.expansion().upper ** 2 > 1.5
+    assert 0.999 <= made.expansion().upper ** 2 <= 1
+    x = picture().float()
+    share = (made.slopes / shipped.slopes)[0, 0]
+    torch.testing.assert_close(made(x), (1 - share) * x + share * shipped(x))
 
 
 @pytest.mark.parametrize("which", ["blur", "inpainting"])
@@ -70,7 +81,7 @@ def test_it_restores() -> None:
     y = operator(picture() + 0.02 * torch.randn(1, 1, 24, 24, generator=seeded(4)))
     found = plug_and_play(operator, y, denoiser(0.3), 1.5)
     before, after = ((images - picture()).square().mean() for images in (y, found.images))
-    assert float(after) < 0.05 * float(before)
+    assert float(after) < 0.1 * float(before)
 
 
 def test_refusals() -> None:
