@@ -10,6 +10,7 @@ import torch
 from convexblocks.formulations import UsageError
 from convexblocks.networks.inverse_problems import firm, plug_and_play
 from convexblocks.networks.ridge_models import load_denoiser
+from convexblocks.networks.unrolled import UnrolledProximalGradient
 from convexblocks.solvers.image_operators import Blur, Inpainting, gaussian_kernel
 from convexblocks.solvers.ridge_refit import OneStep
 
@@ -82,6 +83,33 @@ def test_it_restores() -> None:
     found = plug_and_play(operator, y, denoiser(0.3), 1.5)
     before, after = ((images - picture()).square().mean() for images in (y, found.images))
     assert float(after) < 0.1 * float(before)
+
+
+def test_unrolled_iterations_are_plug_and_play_and_keep_their_bound_while_they_are_trained() -> None:
+    operator = Blur(gaussian_kernel(5, 1.0))
+    network = UnrolledProximalGradient(operator, denoiser(), iterations=4).double()
+    noisy = picture() + 0.05 * torch.randn(3, 1, 24, 24, generator=seeded(5))
+    y = operator(noisy)
+    with torch.no_grad():
+        network.strength_logits.fill_(40.0)
+    expected = plug_and_play(operator, y, denoiser(), 0.995, tolerance=0.0, max_iterations=4).images
+    torch.testing.assert_close(network(y).detach(), expected, rtol=0, atol=1e-9)
+
+    optimizer, losses = torch.optim.Adam(network.parameters(), lr=0.3), []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = (network(y) - picture()).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.97 * losses[0]
+    with torch.no_grad():
+        network.step_logits += 60 * torch.randn(4, generator=seeded(6))
+        network.strength_logits += 60 * torch.randn(4, generator=seeded(7))
+        moved = 0.3 * torch.randn(y.shape, generator=seeded(8), dtype=torch.float64)
+        ratio = float((network(y + moved) - network(y)).norm() / moved.norm())
+    assert ratio <= network.lipschitz_bound() <= 1 + 4 * 1.99
+    assert bool((network.steps() < 2).all())
 
 
 def test_refusals() -> None:
