@@ -251,8 +251,9 @@ def _convolution(name: str, layer: nn.Conv2d) -> LayerBound:
     A stride keeps some of the outputs, a dilation only stretches the symbol, and groups act on inputs of their own.
     """
     reaches = [d * (side - 1) for d, side in zip(layer.dilation, layer.kernel_size, strict=True)]
-    circular = layer.padding_mode == "circular" and not isinstance(layer.padding, str)
-    repeats = circular and any(2 * int(p) > reach for p, reach in zip(layer.padding, reaches, strict=True))
+    # "same" and "valid" pad by no more than the reach.
+    padding = (0, 0) if isinstance(layer.padding, str) else layer.padding
+    repeats = layer.padding_mode == "circular" and any(2 * p > r for p, r in zip(padding, reaches, strict=True))
     if layer.padding_mode not in ("zeros", "circular") or repeats:
         raise UsageError(
             f"{name} pads by {layer.padding_mode!r}, {layer.padding} pixels; expected zeros, or circular padding by at "

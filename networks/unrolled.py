@@ -8,7 +8,7 @@ Lipschitz in the measurements, with the constant at most
 
     |H| (1 + t_0 + t_1 + ...).
 
-Source: Gregor & LeCun, "Learning fast approximations of sparse coding", ICML 2010 (unrolling); the bound is derived here.
+Source: Gregor & LeCun, "Learning fast approximations of sparse coding", ICML 2010 (unrolling); the bound is derived.
 """
 
 from __future__ import annotations

@@ -216,8 +216,9 @@ def _line_integrals(side: int, angles: int, bins: int) -> sparse.csr_matrix:
 
 
 def _torch_sparse(matrix: sparse.csr_matrix) -> Tensor:
-    places = (torch.as_tensor(part, dtype=torch.int64) for part in (matrix.indptr, matrix.indices))
+    starts, columns = (torch.as_tensor(part, dtype=torch.int64) for part in (matrix.indptr, matrix.indices))
+    values = torch.as_tensor(matrix.data)
     with warnings.catch_warnings():
         # Torch calls its rows of sparse matrices new; by coordinates a product takes fifteen times as long.
         warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        return torch.sparse_csr_tensor(*places, torch.as_tensor(matrix.data), matrix.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(starts, columns, values, size=matrix.shape, check_invariants=True)
