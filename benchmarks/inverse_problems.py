@@ -102,8 +102,8 @@ def solvers(operator: ImageOperator, noise: float, loose: float = 1.0) -> dict[s
         return ridge(measured, weight, sigma, name="wcrr")
 
     def plugged(measured: Tensor, strength: float) -> tuple[Tensor, float]:
-        denoiser = firm(step, min(strength, 1.0))
-        found = plug_and_play(operator, measured, denoiser, 1.8, tolerance=2e-5 * loose, max_iterations=int(300 / loose**0.5))
+        denoiser, limit = firm(step, min(strength, 1.0)), int(300 / loose**0.5)
+        found = plug_and_play(operator, measured, denoiser, 1.8, tolerance=2e-5 * loose, max_iterations=limit)
         return found.images, float(found.residual.max())
 
     return {
