@@ -14,6 +14,7 @@ from .fenchel_lifting import FenchelLifting
 from .fenchel_output import FenchelOutput
 from .fenchel_weight import FenchelWeight
 from .formulation import Formulation
+from .image_reconstruction import RidgeReconstruction, TotalVariationReconstruction
 from .inequality_blocks import BoxActivation, IntervalPreActivation
 from .inequality_lifting import InequalityLifting
 from .lifted_method import LiftedMethod
@@ -53,6 +54,8 @@ SUBPROBLEMS: dict[str, type[Subproblem]] = {
         SlopeSpline,
         RidgeDenoising,
         RidgeRefit,
+        TotalVariationReconstruction,
+        RidgeReconstruction,
     )
 }
 FORMULATIONS: dict[str, type[Formulation]] = {FenchelLifting.name: FenchelLifting}

@@ -5,7 +5,9 @@ from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
 from .graph import GraphConvolution, graph_network
 from .graph_data import Graph, augmented_features, load_graph, normalized_adjacency
 from .graph_signals import GraphSignals, load_solar
+from .invertible import InvertibleResidual
 from .lenet import lenet5
+from .lipschitz import lipschitz_certificate, lipschitz_mlp, settle
 from .ridge_denoiser import RidgeDenoiser
 from .ridge_models import load_denoiser, save_denoiser
 from .spline_activation import SplineActivation, tv2_penalty
@@ -19,6 +21,7 @@ __all__ = [
     "Graph",
     "GraphConvolution",
     "GraphSignals",
+    "InvertibleResidual",
     "RidgeDenoiser",
     "SplineActivation",
     "SplineRegressor",
@@ -26,6 +29,8 @@ __all__ = [
     "graph_network",
     "lenet5",
     "linear_baseline",
+    "lipschitz_certificate",
+    "lipschitz_mlp",
     "load_dataset",
     "load_denoiser",
     "load_graph",
@@ -33,6 +38,7 @@ __all__ = [
     "normalized_adjacency",
     "polish",
     "save_denoiser",
+    "settle",
     "train_adam",
     "train_sgd",
     "tv2_penalty",

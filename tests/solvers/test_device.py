@@ -33,13 +33,16 @@ WAITING = {
 COPYING = {torch.Tensor.tolist: "tolist", torch.Tensor.cpu: "cpu"}
 
 BLOCKS = {
-    "fenchel": 5, "inequality": 4, "contrastive": 7, "square": 4, "penalty": 1, "admm": 1, "dladmm": 2, "lpom": 0,
+    "fenchel": 5, "inequality": 6, "contrastive": 7, "square": 4, "penalty": 1, "admm": 1, "dladmm": 2, "lpom": 0,
     "targets": 0, "monotone": 0,
 }  # fmt: skip
 """Block solves of a sweep of `network` that iterate until they are exact: each waits once. The others wait for nothing.
 
-Inequality lifting has two boxes and the output, and compares two objectives to extrapolate.
+Inequality lifting has two boxes, each of which takes a decomposition too, and the output, and compares two objectives
+to extrapolate.
 """
+TAME: dict[str, dict[str, float]] = {"inequality": {"multiplier": 1e-3, "decay": 0.5, "least_epsilon": 1e-3}}
+"""Settings whose blocks are all solved when an engine looks for the first time."""
 BESIDE = {"fenchel": 8}
 OTHERS = 5
 """As counted, all but the looks of the engines: safeguards, and figures for the record of a sweep. Not to grow."""
@@ -136,7 +139,7 @@ def waits_of_a_sweep(name: str, activation: str, samples: int, batches: int = 1)
         trained, data = network(activation=activation), (X[:samples], Y[:samples])
         options = {"batch_size": samples // batches, "tolerance": 0} if name == "fenchel" else {}
         with Waits() as waits:
-            fit_method(trained, data, method(name), sweeps=sweeps, validation=(X, Y), **options)
+            fit_method(trained, data, method(name, **TAME.get(name, {})), sweeps=sweeps, validation=(X, Y), **options)
         totals.append(waits.seen.total())
     return totals[1] - totals[0]
 

@@ -1,0 +1,127 @@
+"""Plug-and-play: proximal gradient whose proximal map is a learned denoiser, certified to be firmly non-expansive.
+
+    x  <-  D(x - t H'(H x - y)),      0 < t < 2/|H|^2
+
+The gradient step is t |H|^2/2-averaged, a firmly non-expansive D is 1/2-averaged, so that the whole is averaged: it
+has the Lipschitz constant 1, its residuals |x_(k+1) - x_k| never rise, and where it has a fixed point the iteration
+converges to one (Krasnoselskii and Mann). A one-step denoiser D(y) = y - W' sigma(W y), sigma increasing, is the
+gradient of a convex function, hence if firmly non-expansive the proximal map of one (Moreau): a fixed point minimizes
+t/2 |H x - y|^2 plus that function. The step t thus says how much the data count.
+
+What has to be known is the norm of the operator and that of W' diag(max sigma') W, both bounded up to rounding.
+Source: Goujon et al., "A neural-network-based convex regularizer for inverse problems", IEEE TCI 2023 (the denoiser);
+Bauschke & Combettes, "Convex Analysis and Monotone Operator Theory" (2017), propositions 4.44 and 5.16, corollary 24.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..formulations.errors import UsageError
+from ..solvers.image_operators import ImageOperator
+from ..solvers.ridge_denoising import norms
+from ..solvers.ridge_refit import OneStep
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """What `plug_and_play` found.
+
+    Attributes
+    ----------
+    images : Tensor, shape (batch, 1, rows, columns)
+        The last iterates.
+    residual : Tensor, shape (batch,)
+        |x_(k+1) - x_k| of the last iteration, by which they miss being fixed points at most.
+    iterations : int
+        Of the whole batch.
+    averaged : float
+        The iteration is so much of a non-expansive map, the rest identity; below 1.
+    """
+
+    images: Tensor
+    residual: Tensor
+    iterations: int
+    averaged: float
+
+
+def firm(denoiser: OneStep, strength: float = 1.0) -> OneStep:
+    """A firmly non-expansive denoiser (1 - a) I + a D, a as large as is certified, times the strength.
+
+    Of the steps that ship with the package it takes half, at strength 1.
+
+    Parameters
+    ----------
+    denoiser : OneStep
+        D.
+    strength : float
+        Above 0, at most 1.
+
+    Raises
+    ------
+    UsageError
+        If the strength is out of range.
+    """
+    if not 0 < strength <= 1:
+        raise UsageError(f"strength is {strength:g}; expected a number above 0, at most 1.")
+    expansion = denoiser.expansion().upper ** 2
+    share = strength / (expansion * (1 + 1e-6)) if expansion > 1 else strength
+    return replace(denoiser, slopes=share * denoiser.slopes)
+
+
+@torch.no_grad()
+def plug_and_play(
+    operator: ImageOperator,
+    measured: Tensor,
+    denoiser: OneStep,
+    step: float = 1.0,
+    *,
+    start: Tensor | None = None,
+    tolerance: float = 1e-4,
+    max_iterations: int = 500,
+) -> FixedPoint:
+    """Iterate x <- D(x - step H'(H x - y)) for every y of a batch.
+
+    Parameters
+    ----------
+    operator : ImageOperator
+        H.
+    measured : Tensor, shape (batch, ...)
+        y, as `operator` gives it.
+    denoiser : OneStep
+        Firmly non-expansive, see `firm`.
+    step : float
+        Above 0 and below 2/|H|^2; the smaller, the more the denoiser counts.
+    start : Tensor, optional
+        Where to begin; by default H'y.
+    tolerance : float
+        Stop when the residual is at most tolerance (1 + |H'y|) for every image.
+    max_iterations : int
+        Stop there in any case.
+
+    Raises
+    ------
+    UsageError
+        If the step is out of range, or the denoiser is not certified to be firmly non-expansive.
+    """
+    moved = step * operator.norm_bound**2 / 2
+    if not 0 < moved < 1:
+        raise UsageError(f"step is {step:g}; expected one above 0 and below {2 / operator.norm_bound**2:g}, 2/|H|^2.")
+    expansion = denoiser.expansion().upper ** 2
+    if expansion > 1:
+        raise UsageError(
+            f"the slopes of the denoiser expand by up to {expansion:.6g}; expected at most 1, that it is firmly "
+            "non-expansive and the iteration converges: take firm(denoiser)."
+        )
+    back = operator.adjoint(measured)
+    x = back if start is None else start
+    limit, iteration = tolerance * (1 + norms(back)), 0
+    while True:
+        new = denoiser(x - step * (operator.adjoint(operator(x)) - back))
+        residual, x, iteration = norms(new - x), new, iteration + 1
+        if iteration >= max_iterations or bool((residual <= limit).all()):
+            # Of a map that is 1/2-averaged after one that is b-averaged: 1/(2 - b).
+            return FixedPoint(x, residual, iteration, 1 / (2 - moved))

@@ -1,0 +1,140 @@
+"""Invertible residual layers y = x + c f(x), the branch f certified to be 1-Lipschitz or so.
+
+Let q < 1 be a bound of the Lipschitz constant of the branch c f. Then x = y - c f(x) is a fixed point of a contraction,
+for every y there is exactly one, and the iteration from anywhere comes nearer by the factor q in each step (Banach):
+
+    x_k = y - c f(x_{k-1}),      |x_k - x|  <=  q/(1 - q) |x_k - x_{k-1}|,
+
+which says when to stop. The layer moves points apart by factors between 1 - q and 1 + q.
+
+Source: Behrmann, Grathwohl, Chen, Duvenaud & Jacobsen, "Invertible residual networks", ICML 2019 (with norms by power
+iteration, which are estimates; the bound here is a certificate).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..formulations.errors import UsageError
+from .lipschitz import LipschitzCertificate, lipschitz_certificate
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What `InvertibleResidual.inverse` found.
+
+    Attributes
+    ----------
+    points : Tensor, shape (batch, ...)
+        The x with layer(x) = y, as far as they were found.
+    error_bound : Tensor, shape (batch,)
+        Bound of the Euclidean distance to the inverse, apart from the rounding of the forward pass.
+    iterations : int
+        Of the whole batch.
+    rate : float
+        q, by which the error falls in an iteration at least.
+    """
+
+    points: Tensor
+    error_bound: Tensor
+    iterations: int
+    rate: float
+
+
+class InvertibleResidual(nn.Module):
+    """The layer x + contraction * branch(x), invertible if contraction * Lip(branch) < 1.
+
+    Parameters
+    ----------
+    branch : torch.nn.Module
+        With outputs of the shape of its inputs, of layers that `lipschitz_certificate` knows; e.g. a `lipschitz_mlp`.
+    contraction : float
+        c, above 0 and below 1.
+
+    Raises
+    ------
+    UsageError
+        If the contraction is none, or the branch has no certificate below 1/contraction.
+
+    Examples
+    --------
+    >>> from .lipschitz import lipschitz_mlp
+    >>> layer, x = InvertibleResidual(lipschitz_mlp((2, 16, 2))), torch.randn(5, 2)
+    >>> found = layer.inverse(layer(x).detach(), tolerance=1e-4)
+    >>> bool(((found.points - x).norm(dim=1) <= 2e-4).all())
+    True
+    """
+
+    def __init__(self, branch: nn.Module, *, contraction: float = 0.9) -> None:
+        super().__init__()
+        if not 0 < contraction < 1:
+            raise UsageError(f"contraction is {contraction:g}; expected a number above 0 and below 1.")
+        self.branch, self.contraction = branch, contraction
+        self.rate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.contraction * self.branch(x)
+
+    def certificate(self) -> LipschitzCertificate:
+        """The certificate of the branch, before it is multiplied by the contraction."""
+        return lipschitz_certificate(self.branch)
+
+    def rate(self) -> float:
+        """A certified bound q < 1 of the Lipschitz constant of contraction * branch, for the weights as they are.
+
+        Raises
+        ------
+        UsageError
+            If the bound is not below 1, or a layer has none.
+        """
+        certificate = self.certificate()
+        rate = math.nextafter(self.contraction * certificate.bound, math.inf)
+        if not rate < 1:
+            raise UsageError(
+                f"the branch times {self.contraction:g} is only known to be {rate:.6g}-Lipschitz; expected a bound "
+                "below 1, for else the layer need not have an inverse: settle(branch), or divide its weights.\n"
+                f"{certificate}"
+            )
+        return rate
+
+    @torch.no_grad()
+    def inverse(self, y: Tensor, *, tolerance: float = 1e-5) -> Inverted:
+        """The x with layer(x) = y, by the fixed-point iteration.
+
+        It stops when the error bound of every sample is at most the tolerance, or after as many iterations as that
+        takes in exact arithmetic: a bound still above the tolerance is then the rounding of the type, and returned.
+
+        Parameters
+        ----------
+        y : Tensor, shape (batch, ...)
+            Outputs of the layer.
+        tolerance : float
+            Of the Euclidean distance of a whole sample.
+
+        Raises
+        ------
+        UsageError
+            If the weights as they are have no certificate, y is not finite, or the tolerance is not above zero.
+        """
+        if not bool(torch.isfinite(y).all()) or not tolerance > 0:
+            raise UsageError(f"y is not finite, or the tolerance {tolerance:g} not above zero; expected both.")
+        rate = self.rate()
+        factor = rate / (1 - rate)
+        x, iteration, limit = y, 0, 1
+        while True:
+            new = y - self.contraction * self.branch(x)
+            step = (new - x).flatten(1).norm(dim=1)
+            x, error, iteration = new, factor * step, iteration + 1
+            worst = float(error.max()) if len(error) else 0.0
+            if iteration == 1 and worst > tolerance:
+                limit = 1 + math.ceil(math.log(tolerance / worst) / math.log(rate))
+            if worst <= tolerance or iteration >= limit:
+                return Inverted(x, error, iteration, rate)
+
+    def extra_repr(self) -> str:
+        """What torch prints between the parentheses."""
+        return f"contraction={self.contraction:g}"
