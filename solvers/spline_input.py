@@ -232,7 +232,7 @@ def _program(facts: _Facts, samples: Samples, t: Array, loss: SplineLoss, odd: b
     none = 0 * facts.total
     level = _level(loss, (w * y).sum(0) / facts.total)
     lowest = (w * loss.lowest(y)).sum(0)
-    start = term.moments.yy / 2 if loss.is_quadratic else (w * loss.value(0 * y + level, y)).sum(0)
+    start = term.moments.yy / 2 if isinstance(term, SquaredTerm) else (w * loss.value(0 * y + level, y)).sum(0)
     known = loss.is_quadratic and not odd
     return Program(
         t[1:] - t[:-1], term, none, none, none, lowest, start, level,
