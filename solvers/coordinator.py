@@ -8,8 +8,6 @@ safeguard compares. In full-batch training the training objective (loss + penalt
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,14 +23,13 @@ from ..formulations.errors import UsageError
 from ..formulations.formulation import Formulation
 from ..formulations.losses import Loss
 from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
-from .checkpoint import RunWriter
 from .devices import require_double
 from .history import History
-from .layered import LayeredNetwork, read_network
+from .layered import read_network
 from .sweep import Event, Training, measure, run_sweep
 from .training_data import prepare, prepare_validation
+from .training_run import check_goal, check_weights, first_record, network_settings, run_sweeps
 
-log = logging.getLogger("convexblocks")
 PATIENCE = 3
 UNDONE_PATIENCE = 8
 COUNTED_SWEEP = 3
@@ -115,130 +112,57 @@ def fit(
         If the network, the data or a setting cannot be used; nothing is changed or written then.
     """
     chosen = find_formulation(formulation) if isinstance(formulation, str) else formulation
-    require_size(sweeps=sweeps)
+    check_goal(
+        weight_decay=weight_decay, sweeps=sweeps, time_limit=time_limit, random_state=random_state, notes=notes
+    )  # fmt: skip
     if batch_size is not None:
         require_size(batch_size=batch_size)
-    require_count(audit_every=audit_every, random_state=random_state)
-    require_nonnegative(weight_decay=weight_decay, tolerance=tolerance)
+    require_count(audit_every=audit_every)
+    require_nonnegative(tolerance=tolerance)
     require_positive(proximity=proximity, block_tolerance=block_tolerance)
     if block_tolerance >= 1:
         raise UsageError(f"block_tolerance is {block_tolerance!r}; expected a number between 0 and 1, e.g. 1e-6.")
-    if time_limit is not None:
-        require_positive(time_limit=time_limit)
     layered = read_network(network)
     require_double(layered.device, "the blocks of this method are solved")
     check_weights(layered)
-    check_notes(notes or {})
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
     widths, device = layered.widths, layered.device
     tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
     architecture = layered.architecture(checked.loss, float(weight_decay))
-    settings = {
+    history = History({
         "method": chosen.name, "formulation": asdict(chosen),  # type: ignore[call-overload]
-        "widths": list(layered.widths), "activations": [phi.label for phi in layered.activations],
-        "biases": list(architecture.biases), "dtype": str(layered.dtype).removeprefix("torch."),
-        "device": str(layered.device), "loss": checked.loss.name, "task": checked.loss.task,
-        "weight_decay": float(weight_decay), "sweeps": sweeps, "tolerance": tolerance, "time_limit": time_limit,
-        "batch_size": batch_size, "proximity": proximity, "block_tolerance": block_tolerance,
+        **network_settings(layered, architecture, checked.loss), "sweeps": sweeps, "tolerance": tolerance,
+        "time_limit": time_limit, "batch_size": batch_size, "proximity": proximity, "block_tolerance": block_tolerance,
         "audit_every": audit_every, "random_state": random_state, "samples": len(checked.inputs),
-    }  # fmt: skip
+    })  # fmt: skip
     weights, biases = layered.parameters()
-    history = History(settings)
     training = Training(
         layered, architecture, chosen, checked, tested, history, weights, biases, proximity, batch_size,
         block_tolerance, np.random.default_rng(random_state), on_event or (lambda event: None),
     )  # fmt: skip
-    history.records.append({"sweep": 0, **_first_measure(training), "cpu_seconds": 0.0})
-    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
-    _train(training, writer, sweeps, tolerance, time_limit, audit_every)
+    history.records.append(first_record(measure(training)))
+    run_sweeps(
+        history, lambda sweep: _sweep(training, sweep, audit_every), lambda: (training.weights, training.biases),
+        stop_reason=lambda: _stop_reason(history, tolerance), time_limit=time_limit, emit=on_event,
+        run=(out, network, checked, notes),
+    )  # fmt: skip
     return history
 
 
-def _first_measure(training: Training) -> dict[str, Any]:
-    """Figures of the untrained network; refused where its outputs overflow."""
-    figures = measure(training)
-    if not figures["objective"] < float("inf"):
-        raise UsageError(
-            f"the objective of the untrained network is {figures['objective']}; expected a finite number: scale the "
-            "features, start from smaller weights, or take another activation."
-        )
-    return figures
+def _sweep(training: Training, sweep: int, audit_every: int) -> tuple[dict[str, Any], float]:
+    """One sweep: its record, and its CPU seconds."""
+    audit = bool(audit_every) and (sweep - 1) % audit_every == 0
+    # A run without audits counts the iterations of cold starts once, when there is a past to start from.
+    count = not audit_every and sweep == min(COUNTED_SWEEP, training.history.settings["sweeps"])
+    before, training.uncounted_seconds = time.process_time(), 0.0
+    record = run_sweep(training, sweep, audit, count)
+    seconds = time.process_time() - before - training.uncounted_seconds
+    record |= measure(training)
+    training.network.write(training.weights, training.biases)
+    return record, seconds
 
 
-def check_weights(network: LayeredNetwork) -> None:
-    """Refuse weights that are frozen or not finite.
-
-    Raises
-    ------
-    UsageError
-        Naming the layer.
-    """
-    trainable = [all(parameter.requires_grad for parameter in layer.module.parameters()) for layer in network.maps]
-    frozen = [place for place, free in enumerate(trainable) if not free]
-    if frozen:
-        raise UsageError(
-            f"linear layer {frozen[0]} of the network is frozen (requires_grad is False); expected weights that may be "
-            "trained: call requires_grad_(True), or train a network without this layer on its outputs."
-        )
-    for place, arrays in enumerate(zip(*network.parameters(), strict=True)):
-        if not all(bool(array.isfinite().all()) for array in arrays):
-            raise UsageError(
-                f"linear layer {place} of the network holds weights that are NaN or infinite; expected finite weights: "
-                "initialize the network again."
-            )
-
-
-def check_notes(notes: dict[str, Any]) -> None:
-    """Refuse notes that are no JSON data.
-
-    Raises
-    ------
-    UsageError
-        Saying why they are none.
-    """
-    try:
-        json.dumps(notes)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"the notes are no JSON data: {error}; expected numbers, text, lists and dicts.") from None
-
-
-def _train(
-    training: Training, writer: RunWriter | None, sweeps: int, tolerance: float, time_limit: float | None,
-    audit_every: int
-) -> None:
-    history, began, seconds = training.history, time.perf_counter(), 0.0
-    try:
-        if writer:
-            writer.start(training.weights, training.biases)
-        for sweep in range(1, sweeps + 1):
-            audit = bool(audit_every) and (sweep - 1) % audit_every == 0
-            # A run without audits counts the iterations of cold starts once, when there is a past to start from.
-            count = not audit_every and sweep == min(COUNTED_SWEEP, sweeps)
-            before, training.uncounted_seconds = time.process_time(), 0.0
-            record = {"sweep": sweep, **run_sweep(training, sweep, audit, count)}
-            seconds += time.process_time() - before - training.uncounted_seconds
-            record |= {**measure(training), "cpu_seconds": seconds}
-            training.network.write(training.weights, training.biases)
-            history.records.append(record)
-            if writer:
-                writer.sweep(sweep, training.weights, training.biases)
-            training.emit({"event": "sweep", "sweeps": sweeps, "record": record})
-            history.stop_reason = _stop_reason(history, tolerance, time_limit, time.perf_counter() - began)
-            if history.stop_reason:
-                break
-        else:
-            history.stop_reason = f"all {sweeps} sweeps done"
-    except KeyboardInterrupt:
-        # The network still holds the weights of the last complete sweep.
-        history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
-    if writer:
-        writer.finish()
-    log.info("training ended: %s", history.stop_reason)
-
-
-def _stop_reason(history: History, tolerance: float, time_limit: float | None, seconds: float) -> str:
-    if time_limit is not None and seconds >= time_limit:
-        return f"the time limit of {time_limit:g} s is reached"
+def _stop_reason(history: History, tolerance: float) -> str:
     if not tolerance:
         return ""
     if [record.get("step") for record in history.records[-UNDONE_PATIENCE:]] == [0.0] * UNDONE_PATIENCE:

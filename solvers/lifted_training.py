@@ -7,7 +7,6 @@ of `solve`; what is deployed, written and measured is the network of the weights
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,23 +21,19 @@ from ..formulations.formulation import Architecture, Block, forward, training_ob
 from ..formulations.inequality_lifting import InequalityLifting
 from ..formulations.lifted_method import LiftedMethod, LiftedVariables
 from ..formulations.losses import Loss
-from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
 from ..formulations.waiting import reading_waits
 from .batch import ENGINES, choose_engine, solve_checked
-from .checkpoint import RunWriter
-from .coordinator import check_notes, check_weights
 from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork, read_network
 from .measured import read_numbers
 from .safeguards import all_finite
 from .training_data import TrainingData, prepare, prepare_validation
+from .training_run import EndOfTraining, Event, check_goal, check_weights, first_record, network_settings, run_sweeps
 
 log = logging.getLogger("convexblocks")
 BLOCK_TOLERANCE = 1e-6
 CLOSED_FORM = "ridge"
-
-Event = dict[str, Any]
 
 
 class _OverflowError(ArithmeticError):
@@ -125,80 +120,49 @@ def fit_lifted(
     True
     """
     method = InequalityLifting() if method is None else method
-    require_size(sweeps=sweeps)
-    require_count(random_state=random_state)
-    require_nonnegative(weight_decay=weight_decay)
-    if time_limit is not None:
-        require_positive(time_limit=time_limit)
+    check_goal(
+        weight_decay=weight_decay, sweeps=sweeps, time_limit=time_limit, random_state=random_state, notes=notes
+    )  # fmt: skip
     layered = read_network(network)
     check_weights(layered)
-    check_notes(notes or {})
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
     widths, device = layered.widths, layered.device
     tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
     architecture = layered.architecture(checked.loss, float(weight_decay))
     method.check(architecture)
     history = History({
-        "method": method.name, "formulation": asdict(method), "widths": list(widths),  # type: ignore[call-overload]
-        "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
-        "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
-        "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
+        "method": method.name, "formulation": asdict(method),  # type: ignore[call-overload]
+        **network_settings(layered, architecture, checked.loss), "sweeps": sweeps, "time_limit": time_limit,
         "batch_size": None, "block_tolerance": BLOCK_TOLERANCE, "random_state": random_state,
         "samples": len(checked.inputs),
     })  # fmt: skip
     state = LiftedVariables(checked.inputs, checked.targets, *layered.parameters())
     method.start(architecture, state)
     training = Training(layered, architecture, method, checked, tested, state, history)
-    first = _measure(training)
-    if not math.isfinite(first["objective"]):
-        raise UsageError(
-            f"the objective of the untrained network is {first['objective']}; expected a finite number: scale the "
-            "features, or start from smaller weights."
-        )
-    history.records.append({"sweep": 0, **first, "cpu_seconds": 0.0})
-    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
-    _train(training, writer, sweeps, time_limit, on_event or (lambda event: None))
+    history.records.append(first_record(_measure(training)))
+    run_sweeps(
+        history, lambda sweep: _sweep_and_measure(training, sweep), lambda: (state.weights, state.biases),
+        time_limit=time_limit, emit=on_event, run=(out, network, checked, notes),
+    )  # fmt: skip
     return history
 
 
-def _train(
-    training: Training, writer: RunWriter | None, sweeps: int, time_limit: float | None, emit: Callable[[Event], None]
-) -> None:
-    history, state, began, seconds = training.history, training.state, time.perf_counter(), 0.0
-    try:
-        if writer:
-            writer.start(state.weights, state.biases)
-        for sweep in range(1, sweeps + 1):
-            before = time.process_time()
-            training.blocks = {}
-            kept = (list(state.weights), list(state.biases))
-            sound = _sweep(training)
-            if not sound:
-                state.weights, state.biases = kept
-                history.stop_reason = f"numbers of sweep {sweep} were not finite; the weights before it were kept"
-                break
-            seconds += time.process_time() - before
-            training.network.write(state.weights, state.biases)
-            lifted = read_numbers({
-                "lifted_estimate": training.method.lifted_value(training.architecture, state),
-                "layer_gaps": training.method.layer_gaps(training.architecture, state),
-                **training.method.figures(state), "blocks": training.blocks,
-            })  # fmt: skip
-            history.records.append({"sweep": sweep, **_measure(training), **lifted, "cpu_seconds": seconds})
-            if writer:
-                writer.sweep(sweep, state.weights, state.biases)
-            emit({"event": "sweep", "sweeps": sweeps, "record": history.last})
-            if time_limit is not None and time.perf_counter() - began >= time_limit:
-                history.stop_reason = f"the time limit of {time_limit:g} s is reached"
-                break
-        else:
-            history.stop_reason = f"all {sweeps} sweeps done"
-    except KeyboardInterrupt:
-        # The network still holds the weights of the last complete sweep.
-        history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
-    if writer:
-        writer.finish()
-    log.info("training ended: %s", history.stop_reason)
+def _sweep_and_measure(training: Training, sweep: int) -> tuple[dict[str, Any], float]:
+    """One sweep: its record, and its CPU seconds."""
+    state, before = training.state, time.process_time()
+    training.blocks = {}
+    kept = (list(state.weights), list(state.biases))
+    if not _sweep(training):
+        state.weights, state.biases = kept
+        raise EndOfTraining(f"numbers of sweep {sweep} were not finite; the weights before it were kept")
+    seconds = time.process_time() - before
+    training.network.write(state.weights, state.biases)
+    lifted = read_numbers({
+        "lifted_estimate": training.method.lifted_value(training.architecture, state),
+        "layer_gaps": training.method.layer_gaps(training.architecture, state),
+        **training.method.figures(state), "blocks": training.blocks,
+    })  # fmt: skip
+    return {**_measure(training), **lifted}, seconds
 
 
 def _sweep(training: Training) -> bool:

@@ -5,8 +5,6 @@ The steps are in target_steps.py, and the convex program of a step in formulatio
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,13 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..formulations.errors import UsageError
 from ..formulations.losses import Loss
-from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
 from ..formulations.target_blocks import TargetBlocks, require_lipschitz
 from ..formulations.waiting import read
-from .checkpoint import RunWriter
-from .coordinator import check_notes, check_weights
 from .devices import finest, require_double
 from .history import History
 from .layer_files import describe_layers
@@ -31,12 +25,10 @@ from .layered import check_passage, read_network
 from .safeguards import all_finite
 from .target_steps import StepRule, Training, prepare_first_layer, run_sweep, start_training
 from .training_data import TrainingData, prepare, prepare_validation
+from .training_run import Event, check_goal, check_weights, first_record, network_settings, run_sweeps
 
-log = logging.getLogger("convexblocks")
 SHORTER, UNDONE_PATIENCE = 0.25, 8
 MEASURED_AT_ONCE = 5000
-
-Event = dict[str, Any]
 
 
 def fit_targets(
@@ -131,16 +123,13 @@ def train_in_steps(
     rule : StepRule
         What the steps of the method are made of.
     """
-    require_size(sweeps=sweeps)
-    require_count(random_state=random_state)
-    require_nonnegative(weight_decay=weight_decay)
-    if time_limit is not None:
-        require_positive(time_limit=time_limit)
+    check_goal(
+        weight_decay=weight_decay, sweeps=sweeps, time_limit=time_limit, random_state=random_state, notes=notes
+    )  # fmt: skip
     layered = read_network(network, dense=False)
     if method.exact:
         require_double(layered.device, "exact blocks are solved")
     check_weights(layered)
-    check_notes(notes or {})
     if not rule.plain:
         require_lipschitz(layered.activations)
     widths, device, shape = layered.widths, layered.device, layered.input_shape
@@ -149,69 +138,43 @@ def train_in_steps(
     check_passage(network, checked.inputs, widths[-1])
     architecture = layered.architecture(checked.loss, float(weight_decay))
     history = History({
-        "method": method.name, "formulation": asdict(method), "widths": list(widths),
-        "activations": [phi.label for phi in layered.activations], "biases": list(architecture.biases),
-        "dtype": str(layered.dtype).removeprefix("torch."), "device": str(device), "loss": checked.loss.name,
-        "task": checked.loss.task, "weight_decay": float(weight_decay), "sweeps": sweeps, "time_limit": time_limit,
-        "batch_size": min(method.batch_size, len(checked.inputs)), "random_state": random_state,
-        "samples": checked.samples,
+        "method": method.name, "formulation": asdict(method), **network_settings(layered, architecture, checked.loss),
+        "sweeps": sweeps, "time_limit": time_limit, "batch_size": min(method.batch_size, len(checked.inputs)),
+        "random_state": random_state, "samples": checked.samples,
     })  # fmt: skip
     if (layers := describe_layers(network)) is not None:
         history.settings["layers"] = layers
     training = start_training(layered, architecture, method, rule, checked, history.settings["batch_size"], sweeps)
-    first = _measure(training, checked, tested)
-    if not math.isfinite(first["objective"]):
-        raise UsageError(
-            f"the objective of the untrained network is {first['objective']}; expected a finite number: scale the "
-            "features, or start from smaller weights."
-        )
-    history.records.append({"sweep": 0, **first, "cpu_seconds": 0.0})
-    writer = None if out is None else RunWriter(out, network, history, checked, notes or {})
-    _train(training, checked, tested, history, writer, time_limit, on_event or (lambda event: None))
+    history.records.append(first_record(_measure(training, checked, tested)))
+    generator = torch.Generator().manual_seed(random_state)
+    run_sweeps(
+        history, lambda sweep: _sweep(training, checked, tested, history, generator, sweep), training.copies,
+        stop_reason=lambda: _stop_reason(history), time_limit=time_limit, emit=on_event,
+        run=(out, network, checked, notes),
+    )  # fmt: skip
     return history
 
 
-def _train(
-    training: Training, data: TrainingData, tested: TrainingData | None, history: History, writer: RunWriter | None,
-    time_limit: float | None, emit: Callable[[Event], None],
-) -> None:  # fmt: skip
-    seed = history.settings["random_state"]
-    generator, began, seconds = torch.Generator().manual_seed(seed), time.perf_counter(), 0.0
-    try:
-        if writer:
-            writer.start(*training.copies())
-        for sweep in range(1, training.sweeps + 1):
-            before = time.process_time()
-            if sweep == 1 and training.majorizes:
-                prepare_first_layer(training, generator)
-            start = [layer.packed.clone() for layer in training.layers]
-            run_sweep(training, generator)
-            sound = all_finite([layer.packed for layer in training.layers])
-            seconds += time.process_time() - before
-            figures = _measure(training, data, tested) if sound else {}
-            if not (sound and figures["objective"] <= history.records[0]["objective"]):
-                figures = _undo(training, start, history)
-            training.network.write(training.weights(), training.biases())
-            history.records.append({"sweep": sweep, "step": training.shortening, **figures, "cpu_seconds": seconds})
-            if writer:
-                writer.sweep(sweep, *training.copies())
-            emit({"event": "sweep", "sweeps": training.sweeps, "record": history.last})
-            history.stop_reason = _stop_reason(history, time_limit, time.perf_counter() - began)
-            if history.stop_reason:
-                break
-        else:
-            history.stop_reason = f"all {training.sweeps} sweeps done"
-    except KeyboardInterrupt:
-        # The network still holds the weights of the last complete sweep.
-        history.stop_reason = f"interrupted after sweep {history.last['sweep']}"
-    if writer:
-        writer.finish()
-    log.info("training ended: %s", history.stop_reason)
+def _sweep(
+    training: Training, data: TrainingData, tested: TrainingData | None, history: History, generator: torch.Generator,
+    sweep: int,
+) -> tuple[dict[str, Any], float]:  # fmt: skip
+    """One sweep, undone where it ends above the untrained network: its record, and its CPU seconds."""
+    before = time.process_time()
+    if sweep == 1 and training.majorizes:
+        prepare_first_layer(training, generator)
+    start = [layer.packed.clone() for layer in training.layers]
+    run_sweep(training, generator)
+    sound = all_finite([layer.packed for layer in training.layers])
+    seconds = time.process_time() - before
+    figures = _measure(training, data, tested) if sound else {}
+    if not (sound and figures["objective"] <= history.records[0]["objective"]):
+        figures = _undo(training, start, history)
+    training.network.write(training.weights(), training.biases())
+    return {"step": training.shortening, **figures}, seconds
 
 
-def _stop_reason(history: History, time_limit: float | None, seconds: float) -> str:
-    if time_limit is not None and seconds >= time_limit:
-        return f"the time limit of {time_limit:g} s is reached"
+def _stop_reason(history: History) -> str:
     if [record.get("step") for record in history.records[-UNDONE_PATIENCE:]] == [0.0] * UNDONE_PATIENCE:
         return f"{UNDONE_PATIENCE} sweeps in a row were undone, with ever shorter steps; take another activation"
     return ""
