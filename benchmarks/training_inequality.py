@@ -264,6 +264,8 @@ def main() -> None:
     parser.add_argument("--only", choices=ONLY)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.picture and arguments.only not in (None, "rates"):
+        parser.error("FILE.png is a picture of the rates: leave --only out")
     if arguments.picture or arguments.only == "rates":
         shown = iter([rates(arguments.picture)])
     else:

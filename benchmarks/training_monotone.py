@@ -179,7 +179,7 @@ def moons(seeds: int) -> Table:
             runs = [moons_run(method, width, noise, seed) for seed in range(seeds)]
             seconds += [run["cpu_seconds"] for run in runs]
             error = mean(1 - run["test_accuracy"] for run in runs)
-            cells.append(f"{error:.4f} | {mean(run['true_loss'] for run in runs) / 500:.4f}")
+            cells.append(f"{error:.4f} | {mean(run['true_loss'] for run in runs) / len(two_moons(0, noise)[0][0]):.4f}")
         table.add_row(name, *cells, f"{mean(seconds):.2f}")
     return table
 
@@ -191,7 +191,7 @@ def moons_run(method: MonotoneInequality | TargetBlocks | None, width: int, nois
     common = {"loss": LOSS, "weight_decay": 0.0, "validation": test, "random_state": seed}
     if method is not None:
         return fit_method(network, train, method, sweeps=MOONS_PASSES, **common).last
-    steps = MOONS_PASSES * 500 // MOONS_BATCH
+    steps = MOONS_PASSES * len(train[0]) // MOONS_BATCH
     return train_sgd(network, train, **common, learning_rates=(MOONS_RATE,), steps=steps, batch_size=MOONS_BATCH)
 
 

@@ -120,9 +120,11 @@ def _notes(found: Comparison, goal: Goal) -> list[str]:
     searched = {name: runs for name, runs in found.runs.items() if "search_seconds" in runs[0]}
     for runs in searched.values():
         rates = ", ".join(f"{rate:g}" for rate in sorted({run["learning_rate"] for run in runs}))
+        searching = np.mean([run["search_seconds"] for run in runs])
+        how = f"chosen on a held-out fifth of the training data ({searching:.1f} CPU s more)"
         notes.append(
-            f"{runs[0]['name']}: {round(np.mean([run['steps'] for run in runs]))} steps; rate {rates}, chosen on a "
-            f"held-out fifth of the training data ({np.mean([run['search_seconds'] for run in runs]):.1f} CPU s more)."
+            f"{runs[0]['name']}: {round(np.mean([run['steps'] for run in runs]))} steps; rate {rates}, "
+            f"{how if searching else 'not chosen among others'}."
         )
     if goal.seconds is not None:
         notes.append(

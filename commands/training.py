@@ -67,7 +67,10 @@ def load_data(which: str, kind: str, **options: Any) -> Dataset:
     if kind != GRAPH:
         return load_dataset(which, **options)
     if options.get("task") == "regression":
-        raise UsageError("the task is regression, but the nodes of these graphs have classes; leave the task out.")
+        raise UsageError(
+            "the task is regression, but the nodes of these graphs have classes; leave --task out, and take a loss for "
+            "classes."
+        )
     return load_nodes(which, data_dir=options.get("data_dir"), split=options.get("split", True))
 
 

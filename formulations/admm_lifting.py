@@ -12,7 +12,7 @@ u <- u + output (z_L - W_L a_{L-1} - b_L). The value is a saddle function's and 
 z_L, with one factor for all linear maps (output = multiplier); its first `warm_up` sweeps leave u at zero.
 `DeepAdmm` (dlADMM) goes backward, from z_L down, and forward again, takes steps on quadratic majorizers for a and W
 (the released code finds their curvature by doubling, here it is computed) and means for b, and has factors of its own:
-a small one, nu, for the hidden layers, and rho for the output.
+nu for the hidden layers, and a small one, rho, for the output.
 
 Source: Taylor, Burmeister, Xu, Singh, Patel & Goldstein, "Training neural networks without gradients: a scalable ADMM
 approach", ICML 2016, arXiv 1605.02026 (their beta and gamma are half of `multiplier` and `coupling`); Wang, Yu, Chen &

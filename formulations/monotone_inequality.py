@@ -15,7 +15,8 @@ output it is the monotone operator of monotone_layer.py and, the losses here bei
     minimize    (1/n) [Phi_l(U) - <v_l, U>]  +  decay_l/(2 N) |W|^2  +  proximity/2 |(W, b) - (W_l, b_l)|^2
     subject to  U = X W' + b
 
-There are two kinds of targets, both steps of the inequality in the activations themselves, over the range of phi_l:
+with decay_l = weight_decay, but for hidden layers with projected targets (below). There are two kinds of targets, both
+steps of the inequality in the activations themselves, over the range of phi_l:
 
     projected   v = argmin_v gamma <G_l, v> + 1/2 |v - x_l|^2    =  P_dom(x_l - gamma G_l)
     mirror      p = argmin_p gamma <G_l, p> + B(p, u_l)          =  phi_l(u_l - gamma G_l)
@@ -90,7 +91,8 @@ class MonotoneInequality(TargetBlocks):
         use for them or for gamma.
     gamma : float
         Length of the step in the activations that makes the targets, in the slopes of the loss of a sample; for mirror
-        targets at most in the size of the pre-activations. Projected targets need not have the same one.
+        targets shortened where slopes are larger than pre-activations (see above). Projected targets need not have the
+        same one.
     hidden_average : str
         ``"once"``, or ``"twice"``: the operators of hidden layers divided by the batch size once more, as published
         first; for surrogate steps.

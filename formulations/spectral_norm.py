@@ -18,7 +18,7 @@ SQUARINGS = 8
 
 
 def squared_norm_above(matrix: Array) -> Array:
-    """An upper bound of the largest squared singular value of a matrix, a number on its device.
+    """An upper bound, up to rounding, of the largest squared singular value of a matrix, a number on its device.
 
     Examples
     --------
@@ -28,12 +28,13 @@ def squared_norm_above(matrix: Array) -> Array:
     """
     xp = library(matrix)
     # Scaled, so that no square overflows; of a zero matrix nothing is left.
-    largest = xp.clip(abs(matrix).max(), 1e-300, None)
+    tiny = float(xp.finfo(matrix.dtype).tiny)
+    largest = xp.clip(abs(matrix).max(), tiny, None)
     scaled = matrix / largest
     power = scaled @ scaled.T if matrix.shape[0] < matrix.shape[1] else scaled.T @ scaled
     found, root = largest**2, 1.0
-    for _ in range(SQUARINGS + 1):
-        size = xp.clip((power**2).sum() ** 0.5, 1e-300, None)
+    for squaring in range(SQUARINGS + 1):
+        power = power @ power if squaring else power
+        size = xp.clip((power**2).sum() ** 0.5, tiny, None)
         found, power, root = found * size**root, power / size, root / 2
-        power = power @ power
     return found

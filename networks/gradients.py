@@ -153,8 +153,9 @@ def train_by_gradients(
         steps = max(STEPS, EPOCHS * math.ceil(len(X) / batch_size))
     rates = chosen.learning_rates if learning_rates is None else learning_rates
     began = time.process_time()
-    rate = rates[0] if len(rates) == 1 or len(X) == 1 else _choose_rate(job, network, rates, steps // 4)
-    searched = time.process_time() - began
+    parts = _hold_out(job) if len(rates) > 1 else None
+    rate = rates[0] if parts is None else _choose_rate(*parts, network, rates, steps // 4)
+    searched = 0.0 if parts is None else time.process_time() - began
 
     def measure() -> dict[str, float]:
         with torch.no_grad():
@@ -164,7 +165,11 @@ def train_by_gradients(
         return with_penalty(figures, weight_decay / 2 * sum(float((weight**2).sum()) for weight in weights))
 
     spent, trace = job.descend(network, rate, steps, measure if measurements else None, measurements)
-    candidates = ", ".join(f"{rate:g}" for rate in rates)
+    chosen_how = "not chosen among others"
+    if parts is not None:
+        candidates = ", ".join(f"{rate:g}" for rate in rates)
+        chosen_how = f"chosen among {candidates} on a held-out fifth of the training data"
+    whole = "with all samples" if job.batch_size == len(X) else f"of {job.batch_size} samples"
     return {
         "name": chosen.name,
         **measure(),
@@ -172,8 +177,8 @@ def train_by_gradients(
         "search_seconds": searched,
         "learning_rate": rate,
         "steps": steps,
-        "note": f"same network, start, split and objective; {steps} steps of {job.batch_size} samples; "
-        f"learning rate {rate:g}, chosen among {candidates} on a held-out fifth of the training data",
+        "note": f"same network, start, split and objective; {steps} steps {whole}; learning rate {rate:g}, "
+        f"{chosen_how}",
         **({"trace": trace} if measurements else {}),
     }
 
@@ -244,18 +249,37 @@ def _probe(job: _Job, network: nn.Module, rate: float) -> float:
     return min(max(job.descend(copy.deepcopy(network), rate, PROBE_STEPS)[0], 1e-6) for _ in range(PROBES))
 
 
-def _choose_rate(job: _Job, network: nn.Module, rates: tuple[float, ...], steps: int) -> float:
-    """The rate with the least loss on a held-out part of the training data; a diverged trial is never chosen."""
+def _hold_out(job: _Job) -> tuple[_Job, _Job] | None:
+    """The job without a fifth of its samples, and with these alone: of one graph, labelled nodes; None if it has none.
+
+    Nodes that are not in the loss have NaN as targets.
+    """
     X, y = job.inputs, job.targets
-    order = torch.randperm(len(X), generator=torch.Generator().manual_seed(job.random_state)).to(X.device)
-    held = max(1, round(HELD_OUT * len(X)))
-    inside, outside = order[held:], order[:held]
+    one_graph = y.ndim == 3 and len(X) == 1
+    places = (~y[0].isnan().any(-1)).nonzero()[:, 0] if one_graph else torch.arange(len(X), device=X.device)
+    if len(places) < 2:
+        return None
+    order = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(job.random_state)).to(X.device)]
+    held = max(1, round(HELD_OUT * len(places)))
+    parts = []
+    for rows in (order[held:], order[:held]):
+        if one_graph:
+            targets = torch.full_like(y, math.nan)
+            targets[0, rows] = y[0, rows]
+            parts.append(replace(job, targets=targets))
+        else:
+            parts.append(replace(job, inputs=X[rows], targets=y[rows]))
+    return parts[0], parts[1]
+
+
+def _choose_rate(inside: _Job, outside: _Job, network: nn.Module, rates: tuple[float, ...], steps: int) -> float:
+    """The rate with the least loss on the held-out part; a diverged trial is never chosen."""
     losses = {}
     for rate in rates:
         trial = copy.deepcopy(network)
-        replace(job, inputs=X[inside], targets=y[inside]).descend(trial, rate, steps)
+        inside.descend(trial, rate, steps)
         with torch.no_grad():
-            value = float(job.loss.values(*_in_loss(trial(X[outside]), y[outside])).sum())
+            value = float(outside.loss.values(*_in_loss(trial(outside.inputs), outside.targets)).sum())
         losses[rate] = value if math.isfinite(value) else math.inf
     return min(losses, key=lambda rate: losses[rate])
 

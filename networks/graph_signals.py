@@ -86,6 +86,11 @@ def load_solar(
             f"{', '.join(names)} in {str(path)!r} have shapes {train.shape} and {test.shape}; expected (days, sites), "
             f"with the same sites and more than {days} days."
         )
+    for name, part in zip(names, (train, test), strict=True):
+        if not np.isin(part, (0, 1)).all():
+            raise UsageError(
+                f"{name} in {str(path)!r} holds {part[~np.isin(part, (0, 1))][0]:g}; expected labels 0 and 1 alone."
+            )
     # The first days of the test year have the end of the training year before them.
     windows = (*_windows(train, days), *_windows(np.concatenate([train[-days:], test]), days))
     return GraphSignals(f"solar_{region}", agreeing_pairs(windows[1], neighbours), *windows)
@@ -113,6 +118,7 @@ def agreeing_pairs(labels: np.ndarray, neighbours: int) -> np.ndarray:
            [1]])
     """
     agreement = (labels[:, :, None] == labels[:, None, :]).sum(0)
+    np.fill_diagonal(agreement, len(labels) + 1)
     order = np.argsort(-agreement, axis=1, kind="stable")[:, :neighbours]
     named = np.zeros(agreement.shape, dtype=bool)
     np.put_along_axis(named, order, True, axis=1)

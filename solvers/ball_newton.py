@@ -8,9 +8,9 @@ the root of the secular equation 1/|x(mu)| = 1/radius, found by Newton's method,
 The step towards x is damped by Armijo backtracking and never leaves the ball.
 
 The units of a layer meet in the ball alone, so that H is one block for each; softmax couples them to a single block.
-Without a ball x is Newton's point itself. Where H would be large, the layer goes to weight_newton.py instead; there the
-multiplier mu is found from outside: without the ball, mu/2 |th|^2 is the proximal term of a weight block, and |th(mu)|
-falls with mu.
+Without a ball x is Newton's point itself. Where H would be large, or neither a ball nor softmax joins the units, the
+layer goes to weight_newton.py instead; there the multiplier mu is found from outside: without the ball, mu/2 |th|^2 is
+the proximal term of a weight block, and |th(mu)| falls with mu.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def missing(subproblem: Subproblem) -> str:
 def run(subproblem: MonotoneLayer, data: Data, start: Data, tolerance: float) -> Answer:
     """Solve a batch, one layer after the other; see `Engine.run`."""
     found, iterations = [], []
-    block = (subproblem.units if subproblem.activation.couples_units else 1) * (subproblem.inputs + subproblem.bias)
+    width, coupled = subproblem.inputs + subproblem.bias, subproblem.activation.couples_units
+    # Without a ball nothing joins the units of most activations, and weight_newton.py is the quicker one.
+    dense = width * (subproblem.units if coupled else 1) <= LARGEST_DENSE and (coupled or subproblem.radius is not None)
     for place in range(len(data["y"])):
         one = {"X": data["X"], "y": data["y"][place : place + 1]}
         zero = data["X"].new_zeros(1, subproblem.units, subproblem.inputs + subproblem.bias)
         first = zero if not start else subproblem.pack({name: start[name][place : place + 1] for name in start})
-        if block <= LARGEST_DENSE:
+        if dense:
             packed, count = _dense(subproblem, one, subproblem.project(first), tolerance)
         elif subproblem.radius is None:
             packed, count = _unconstrained(subproblem, one, first, 0.0, tolerance)
@@ -174,21 +176,22 @@ def _minimize_model(
 ) -> tuple[Tensor, float]:
     """The minimizer of a quadratic model over the ball (or everywhere), and its multiplier."""
     diagonal = model.hessian.diagonal(dim1=1, dim2=2)
+    # Dependent columns, flat activations, or the biases of softmax leave H singular; what is added is below rounding,
+    # of every unknown on its own scale.
+    tiny = torch.finfo(diagonal.dtype).tiny
+    hessian = model.hessian + torch.diag_embed(ROUNDING * diagonal + tiny)
     if radius is None:
-        slope = operator.reshape(*model.hessian.shape[:2], 1)
-        # Softmax does not see a number added to all biases.
-        least = ROUNDING * float(diagonal.mean()) + torch.finfo(diagonal.dtype).tiny
-        factor, failed = torch.linalg.cholesky_ex(model.hessian + least * torch.eye(diagonal.shape[1]).to(diagonal))
+        slope = operator.reshape(*hessian.shape[:2], 1)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
         move = torch.cholesky_solve(slope, factor) if not bool(failed.any()) else torch.full_like(slope, torch.nan)
         return packed - move.reshape(packed.shape), 0.0
     wanted = (model.apply(packed) - operator).reshape(*model.hessian.shape[:2], 1)
-    # Dependent columns or flat activations leave H singular; what is added is below rounding: of H, or of the
-    # multiplier |F| / radius that the ball has where H is zero.
-    least = ROUNDING * max(float(diagonal.mean()), float(wanted.norm()) / radius) + torch.finfo(diagonal.dtype).tiny
+    # Below the rounding of the multiplier |F| / radius that the ball has where H is zero.
+    least = ROUNDING * float(wanted.norm()) / radius + tiny
     multiplier = max(multiplier, least)
     point = torch.zeros_like(wanted)
     for _ in range(MAX_SECULAR):
-        shifted = model.hessian + multiplier * torch.eye(diagonal.shape[1]).to(diagonal)
+        shifted = hessian + multiplier * torch.eye(diagonal.shape[1]).to(diagonal)
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if bool(failed.any()):
             multiplier *= 10

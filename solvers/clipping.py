@@ -31,6 +31,7 @@ from .box_runner import BoxData
 from .engine import Answer, Data, Engine
 from .projected_newton import minimize
 from .rows import Answers, pick_rows
+from .safeguards import all_finite
 
 CHECKS, CHECK_EVERY = 20, 10
 CUTS = (1e-10, 1e-6, 1e-4, 1e-2)
@@ -60,7 +61,8 @@ def run(subproblem: Any, data: Data, start: Data, tolerance: float) -> Answer:
         result[late] = subproblem.clip(answer.x, rest)
         iterations[late] += answer.iterations
         late = _late(subproblem, result, data, tolerance)
-    if len(late) and subproblem.epsilon:
+    # scipy does not end, or fails, where a number is not finite.
+    if len(late) and subproblem.epsilon and all_finite([*_take(data, late).values()]):
         result[late], steps = _active_sets(subproblem, _take(data, late))
         iterations[late] += steps
     return Answer({"x": result}, iterations, {"x": result})

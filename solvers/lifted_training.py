@@ -23,6 +23,7 @@ from ..formulations.lifted_method import LiftedMethod, LiftedVariables
 from ..formulations.losses import Loss
 from ..formulations.waiting import reading_waits
 from .batch import ENGINES, choose_engine, solve_checked
+from .devices import require_double
 from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork, read_network
@@ -124,6 +125,7 @@ def fit_lifted(
         weight_decay=weight_decay, sweeps=sweeps, time_limit=time_limit, random_state=random_state, notes=notes
     )  # fmt: skip
     layered = read_network(network)
+    require_double(layered.device, "the blocks of this method are solved")
     check_weights(layered)
     checked = prepare(data, layered.widths, layered.device, loss=loss, task=task)
     widths, device = layered.widths, layered.device

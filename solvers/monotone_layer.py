@@ -34,7 +34,8 @@ class LayerFit:
     natural_residual : float
         |th - P(th - F_N(th))|, P the projection to the ball: zero exactly at a solution.
     gap : float
-        sup over V in the ball of <F_N(th), th - V>; without a ball |F_N|^2 over twice the weight decay of a sample.
+        sup over V in the ball of <F_N(th), th - V>; without a ball |F_N|^2 over twice the weight decay of a sample, and
+        infinite where the part of the biases, which have none, is not exactly zero.
     modulus : float
         Modulus of strong monotonicity of F_N over the ball, from below.
     iterations : int
@@ -160,7 +161,7 @@ def stochastic_steps(
     )
     require_size(steps=steps, batch_size=batch_size)
     require_count(random_state=random_state)
-    modulus = block.modulus(data["X"])
+    modulus = block.modulus(data["X"].cpu())
     if rate is not None:
         require_positive(rate=rate)
     elif modulus == 0:
@@ -170,7 +171,7 @@ def stochastic_steps(
         )
     generator, began = np.random.default_rng(random_state), time.process_time()
     columns, targets, samples = block.columns(data["X"]), data["y"][0], block.samples
-    decay = torch.full((columns.shape[1],), block.weight_decay / samples, dtype=columns.dtype)
+    decay = columns.new_full((columns.shape[1],), block.weight_decay / samples)
     if block.bias:
         decay[-1] = 0.0
     packed = columns.new_zeros(block.units, columns.shape[1])

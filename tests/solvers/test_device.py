@@ -16,7 +16,7 @@ from convexblocks.commands.training import make_network
 from convexblocks.formulations import TargetBlocks, UsageError
 from convexblocks.formulations.catalogue import METHODS, method
 from convexblocks.networks import load_dataset
-from convexblocks.solvers import build_network, fit, fit_method, fit_targets, target_steps
+from convexblocks.solvers import build_network, fit, fit_lifted, fit_method, fit_targets, target_steps
 from convexblocks.solvers.batch import solve_checked
 from convexblocks.solvers.devices import finest, require_double, usable_devices
 from convexblocks.solvers.layered import LayeredNetwork
@@ -205,6 +205,7 @@ def test_devices_without_float64_are_refused_where_blocks_are_solved(monkeypatch
     for train in (
         lambda: fit(network(), (X, Y)),
         lambda: fit_targets(network(), (X, Y), TargetBlocks(exact=True)),
+        lambda: fit_lifted(network(), (X, Y)),
     ):
         with pytest.raises(UsageError, match=r"'mps', which has no float64, .* in float64; expected .*'cpu' or 'cuda'"):
             train()

@@ -103,6 +103,31 @@ def test_the_search_for_the_multiplier_gives_the_same(
         torch.testing.assert_close(dense.variables["c"], searched.variables["c"], rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("radius", [None, 1e3, 1e9])
+@pytest.mark.parametrize("which", ["squared", "softmax"])
+def test_columns_of_any_scale_are_solved(which: str, radius: float | None) -> None:
+    """What is added to a Hessian must be small beside every column, not beside their mean."""
+    rng = np.random.default_rng(0)
+    scales = np.logspace(-4, 4, INPUTS)
+    Z = rng.standard_normal((SAMPLES, INPUTS))
+    settings = {"weight_decay": 1e-12, "bias": False}
+    block = block_of(which, radius=radius, **settings)
+    y = rng.standard_normal((1, SAMPLES, UNITS))
+    y = y if which == "squared" else np.eye(UNITS)[rng.integers(UNITS, size=SAMPLES)][None]
+    found = solve(block, {"X": Z * scales, "y": y}, tolerance=1e-12)
+    W = found.variables["W"][0].numpy()
+    if radius is None or radius > 1e8:
+        # Far from the ball, and with next to no weight decay, scales do not matter; softmax sees no common shift.
+        plain = solve(block_of(which, radius=None, **settings), {"X": Z, "y": y}, tolerance=1e-12)
+        ours, theirs = W * scales, plain.variables["W"][0].numpy()
+        if which == "softmax":
+            ours, theirs = ours - ours.mean(0), theirs - theirs.mean(0)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+    data = {"X": Z * scales, "y": y}
+    residual = block.natural_residual({"W": W[None]}, data)
+    assert (residual <= 1e-6).all()
+
+
 def test_a_warm_start_costs_nothing() -> None:
     block = block_of("sigmoid")
     data = data_of(block, "random")

@@ -626,4 +626,4 @@ def test_penalty_of_the_record_is_that_of_the_saved_weights(saved: tuple[Path, n
     architecture = read_network(run.module).architecture(LOSSES[SOFTMAX], WEIGHT_DECAY)
     for record in run.history.records:
         weights, _ = run.saved.weights_after(record["sweep"])
-        assert record["penalty"] == pytest.approx(penalty(architecture, weights), rel=1e-12)
+        assert record["penalty"] == pytest.approx(float(penalty(architecture, weights)), rel=1e-12)
