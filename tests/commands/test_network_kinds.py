@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from convexblocks.commands.main import app
+from convexblocks.networks import graph_network, normalized_adjacency, train_adam
 from convexblocks.networks.node_data import load_nodes
 from convexblocks.solvers import load
 
@@ -58,6 +59,17 @@ def test_a_graph_network_is_trained_compared_with_baselines_and_reported(graph: 
     reported = run("report", out)
     assert reported.exit_code == 0, reported.output
     assert (out / "report.html").is_file()
+
+
+def test_rates_for_a_graph_are_chosen_on_nodes_that_are_held_out(graph: Path) -> None:
+    data = load_nodes("cora", data_dir=graph)
+    adjacency = normalized_adjacency(np.stack([np.arange(NODES - 2), np.arange(2, NODES)]), NODES)
+    network = graph_network(adjacency, (WORDS, 4, 2), random_state=0)
+    X, y = data.train
+    found = train_adam(network, (X, y), loss="softmax_cross_entropy", weight_decay=0.0, steps=40, random_state=0)
+    assert "40 steps with all samples" in found["note"]
+    assert "on a held-out fifth" in found["note"]
+    assert found["search_seconds"] > 0
 
 
 def test_nodes_without_a_label_are_in_no_loss_and_no_score(graph: Path) -> None:

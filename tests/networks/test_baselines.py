@@ -111,6 +111,12 @@ def test_iris_is_learned() -> None:
     assert min(adam["test_accuracy"], linear["test_accuracy"]) > 0.85
 
 
+def test_a_rate_is_not_called_chosen_where_nothing_can_be_held_out() -> None:
+    found = train_adam(build_network((2, 1), "relu", random_state=0), (np.ones((1, 2)), np.ones(1)), loss="squared", steps=2)
+    assert found["search_seconds"] == 0
+    assert "not chosen among others" in found["note"]
+
+
 def test_unfit_data_are_refused() -> None:
     with pytest.raises(UsageError, match="expected 0 to 1"):
         train_adam(linear_network(2), (X, LABELS), loss="softmax_cross_entropy")
