@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 from .activations import Activation, Array
 from .losses import Loss
 from .subproblem import Subproblem
-from .waiting import read
+from .waiting import read_floats
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,14 @@ def training_objective(
 ) -> tuple[float, float]:
     """The true training loss and the penalty of a network: the sum over samples, and (weight_decay/2) |W|^2."""
     _, output = forward(architecture, weights, biases, inputs)
-    loss, decay = read([architecture.loss.values(output, targets).sum(), penalty(architecture, weights)])
+    return objective_at(architecture, weights, output, targets)
+
+
+def objective_at(
+    architecture: Architecture, weights: list[Array], output: Array, targets: Array
+) -> tuple[float, float]:
+    """The same, for the output of a network."""
+    loss, decay = read_floats([architecture.loss.values(output, targets).sum(), penalty(architecture, weights)])
     return loss, decay
 
 

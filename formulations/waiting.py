@@ -24,7 +24,7 @@ def reading_waits(array: Array) -> bool:
     return str(getattr(array, "device", "cpu")).partition(":")[0] not in AT_HAND
 
 
-def read(numbers: Sequence[Array]) -> list[float]:
+def read_floats(numbers: Sequence[Array]) -> list[float]:
     """Numbers on one device as floats, waiting for it once."""
     found: list[float] = library(numbers[0]).stack(list(numbers)).tolist()
     return found

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..formulations.errors import UsageError
-from ..formulations.formulation import Architecture, Block, forward, training_objective
+from ..formulations.formulation import Architecture, Block
 from ..formulations.inequality_lifting import InequalityLifting
 from ..formulations.lifted_method import LiftedMethod, LiftedVariables
 from ..formulations.losses import Loss
@@ -27,18 +27,24 @@ from .devices import require_double
 from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork, read_network
-from .measured import read_numbers
+from .measured import plain_record
 from .safeguards import all_finite
 from .training_data import TrainingData, prepare, prepare_validation
-from .training_run import EndOfTraining, Event, check_goal, check_weights, first_record, network_settings, run_sweeps
+from .training_run import (
+    EndOfTraining,
+    Event,
+    SweepOverflowError,
+    check_goal,
+    check_weights,
+    deployed_figures,
+    first_record,
+    network_settings,
+    run_sweeps,
+)
 
 log = logging.getLogger("convexblocks")
 BLOCK_TOLERANCE = 1e-6
 CLOSED_FORM = "ridge"
-
-
-class _OverflowError(ArithmeticError):
-    """Variables of a sweep are not finite; the sweep is undone."""
 
 
 @dataclass
@@ -159,7 +165,7 @@ def _sweep_and_measure(training: Training, sweep: int) -> tuple[dict[str, Any], 
         raise EndOfTraining(f"numbers of sweep {sweep} were not finite; the weights before it were kept")
     seconds = time.process_time() - before
     training.network.write(state.weights, state.biases)
-    lifted = read_numbers({
+    lifted = plain_record({
         "lifted_estimate": training.method.lifted_value(training.architecture, state),
         "layer_gaps": training.method.layer_gaps(training.architecture, state),
         **training.method.figures(state), "blocks": training.blocks,
@@ -175,7 +181,7 @@ def _sweep(training: Training) -> bool:
 
     try:
         training.method.sweep(training.architecture, training.state, solve_block)
-    except (UsageError, _OverflowError, torch.linalg.LinAlgError) as refusal:
+    except (UsageError, SweepOverflowError, torch.linalg.LinAlgError) as refusal:
         log.info("a sweep was given up: %s", refusal)
         return False
     return all_finite([*training.state.weights, *training.state.biases])
@@ -187,7 +193,7 @@ def _solve(training: Training, label: str, block: Block) -> Mapping[str, Tensor]
     assert isinstance(engine, Engine), "every block of a method has an engine of its own"
     # Where a look waits for the device, numbers that overflowed are found after the sweep.
     if not reading_waits(training.state.inputs) and not all_finite([*block.data.values(), *block.start.values()]):
-        raise _OverflowError(f"the data of {label} are not finite")
+        raise SweepOverflowError(f"the data of {label} are not finite")
     measured = solve_checked(block.subproblem, block.data, engine, block.start, BLOCK_TOLERANCE)
     training.blocks[label] = measured.figures(BLOCK_TOLERANCE)
     return measured.answer.values
@@ -195,13 +201,5 @@ def _solve(training: Training, label: str, block: Block) -> Mapping[str, Tensor]
 
 def _measure(training: Training) -> dict[str, Any]:
     """Figures of the network as deployed: its weights in its own type, its forward pass."""
-    network, architecture, data = training.network, training.architecture, training.data
-    weights, biases = network.round(training.state.weights), network.round(training.state.biases)
-    loss, decay = training_objective(architecture, weights, biases, data.inputs, data.targets)
-    figures = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
-    output = forward(architecture, weights, biases, data.inputs)[1]
-    figures |= {f"train_{name}": value for name, value in data.score(output).items()}
-    if training.tested is not None:
-        output = forward(architecture, weights, biases, training.tested.inputs)[1]
-        figures |= {f"test_{name}": value for name, value in training.tested.score(output).items()}
-    return figures
+    weights, biases = (training.network.round(part) for part in (training.state.weights, training.state.biases))
+    return deployed_figures(training.architecture, weights, biases, training.data, training.tested)

@@ -43,7 +43,7 @@ class Measured:
         )  # fmt: skip
 
     def figures(self, tolerance: float) -> dict[str, Any]:
-        """What a record says of a block; numbers that the device still holds are tensors (see `read_numbers`)."""
+        """What a record says of a block; numbers that the device still holds are tensors (see `plain_record`)."""
         parts = {name: getattr(self.residuals, name).max() for name in ("primal", "dual", "gap")}
         return {
             "engine": self.engine, "iterations": self.answer.iterations.double().mean(), "seconds": self.seconds,
@@ -52,7 +52,7 @@ class Measured:
         }  # fmt: skip
 
 
-def read_numbers(record: dict[str, Any]) -> dict[str, Any]:
+def plain_record(record: dict[str, Any]) -> dict[str, Any]:
     """A record whose numbers are plain ones: those that a device still holds are read at once."""
     held: list[Tensor] = []
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..formulations.formulation import Architecture, LiftedState, training_objective
-from ..formulations.waiting import read
+from ..formulations.waiting import read_floats
 from .layered import LayeredNetwork
 
 HALVINGS = 12
@@ -84,5 +84,5 @@ def curvature(architecture: Architecture, state: LiftedState, factors: list[floa
     Proximal factors are fractions of it, so that they mean the same for all data sizes and feature scales.
     """
     below = [state.inputs, *state.activations]
-    squares = read([(inputs**2).sum() / inputs.shape[1] for inputs in below])
+    squares = read_floats([(inputs**2).sum() / inputs.shape[1] for inputs in below])
     return [factor * square + architecture.weight_decay for square, factor in zip(squares, factors, strict=True)]

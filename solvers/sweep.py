@@ -18,9 +18,7 @@ from ..formulations.formulation import (
     Formulation,
     LiftedState,
     Step,
-    forward,
     penalty,
-    training_objective,
 )
 from ..formulations.waiting import reading_waits
 from .audit import audit_block, count_iterations
@@ -28,20 +26,16 @@ from .batch import choose_engine, solve_checked
 from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork
-from .measured import Measured, read_numbers
+from .measured import Measured, plain_record
 from .safeguards import accept, all_finite, curvature, objective, rebalance
 from .training_data import TrainingData
+from .training_run import Event, SweepOverflowError, deployed_figures
 
-Event = dict[str, Any]
 Rows = slice | Tensor
 SHRINK, GROW = 0.8, 2.0
 # A sweep without any descent asked for more than the network can follow: its gaps weigh more from then on.
 TIGHTEN, LOOSEN, TIGHTEST = 4.0, 0.9, 1e8
 LEAST_PROXIMITY, GREATEST_PROXIMITY = 1e-6, 1e6
-
-
-class _OverflowError(ArithmeticError):
-    """New weights of a sweep give activations that are not finite; the sweep is undone."""
 
 
 @dataclass
@@ -68,15 +62,9 @@ class Training:
 
 def measure(training: Training) -> dict[str, Any]:
     """Figures of the network as deployed: its forward pass on the training and the test data."""
-    data, weights, biases = training.data, training.weights, training.biases
-    _, output = forward(training.architecture, weights, biases, data.inputs)
-    loss, decay = training_objective(training.architecture, weights, biases, data.inputs, data.targets)
-    figures: dict[str, Any] = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
-    figures |= {f"train_{name}": value for name, value in data.score(output).items()}
-    if training.validation is not None:
-        _, output = forward(training.architecture, weights, biases, training.validation.inputs)
-        figures |= {f"test_{name}": value for name, value in training.validation.score(output).items()}
-    return figures
+    return deployed_figures(
+        training.architecture, training.weights, training.biases, training.data, training.validation
+    )  # fmt: skip
 
 
 def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[str, Any]:
@@ -105,7 +93,7 @@ def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[
             _solve_blocks(training, state, rows, record, sweep if audit and first else None, count and first)
             training.weights, training.biases = state.weights, state.biases
         whole.weights, whole.biases = training.weights, training.biases
-    except _OverflowError:
+    except SweepOverflowError:
         undone, (whole.weights, whole.biases) = True, old
     if len(batches) == 1:
         record["step"] = accept(architecture, network, whole, old, before)
@@ -123,7 +111,7 @@ def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[
             whole.weights, whole.biases = old
     training.weights, training.biases = whole.weights, whole.biases
     training.proximity = min(max(training.proximity, LEAST_PROXIMITY), GREATEST_PROXIMITY)
-    return read_numbers(record)
+    return plain_record(record)
 
 
 def _batches(training: Training) -> list[Rows]:
@@ -151,7 +139,7 @@ def _solve_blocks(
     formulation.start(architecture, state)
     scales = curvature(architecture, state, formulation.factors(architecture))
     if not all(map(math.isfinite, scales)):
-        raise _OverflowError
+        raise SweepOverflowError
     state.proximity = [training.proximity * scale / share for scale in scales]
     lifted_measured = False
     for step in (step for group in formulation.groups(architecture) for step in group):
@@ -164,7 +152,7 @@ def _solve_blocks(
         # Where a look waits for the device, numbers that overflowed are found by the safeguard of the sweep.
         looks = audit is not None or count or not reading_waits(state.inputs)
         if looks and not all_finite([*block.data.values(), *block.start.values()]):
-            raise _OverflowError
+            raise SweepOverflowError
         warm = _better_start(block, _recall(training, step, rows))
         engine = choose_engine(block.subproblem)
         assert isinstance(engine, Engine), "every block of a formulation has an engine of its own"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..formulations.losses import Loss
 from ..formulations.target_blocks import TargetBlocks, require_lipschitz
-from ..formulations.waiting import read
+from ..formulations.waiting import read_floats
 from .devices import finest, require_double
 from .history import History
 from .layer_files import describe_layers
@@ -211,7 +211,7 @@ def _measure(training: Training, data: TrainingData, tested: TrainingData | None
         return torch.cat(passed).to(finest(inputs.device))
 
     trained = output(data.inputs)
-    loss, *squares = read([
+    loss, *squares = read_floats([
         data.loss.values(data.in_loss(trained), data.in_loss(data.targets)).sum(),
         *((weight.to(finest(weight.device)) ** 2).sum() for weight in weights),
     ])

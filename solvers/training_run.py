@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..formulations.errors import UsageError
-from ..formulations.formulation import Architecture
+from ..formulations.formulation import Architecture, forward, objective_at
 from ..formulations.losses import Loss
 from ..formulations.subproblem import require_count, require_nonnegative, require_positive, require_size
 from .checkpoint import RunWriter
@@ -80,6 +80,25 @@ def network_settings(network: LayeredNetwork, architecture: Architecture, loss: 
         "device": str(network.device), "loss": loss.name, "task": loss.task,
         "weight_decay": architecture.weight_decay,
     }  # fmt: skip
+
+
+class SweepOverflowError(ArithmeticError):
+    """Numbers of a sweep are not finite; the sweep is undone."""
+
+
+def deployed_figures(
+    architecture: Architecture, weights: list[Tensor], biases: list[Tensor], data: TrainingData,
+    tested: TrainingData | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of a network as deployed: its forward pass on the training and the test data."""
+    _, output = forward(architecture, weights, biases, data.inputs)
+    loss, decay = objective_at(architecture, weights, output, data.targets)
+    figures: dict[str, Any] = {"true_loss": loss, "penalty": decay, "objective": loss + decay}
+    figures |= {f"train_{name}": value for name, value in data.score(output).items()}
+    if tested is not None:
+        _, output = forward(architecture, weights, biases, tested.inputs)
+        figures |= {f"test_{name}": value for name, value in tested.score(output).items()}
+    return figures
 
 
 def first_record(figures: dict[str, Any]) -> dict[str, Any]:

@@ -112,7 +112,8 @@ def test_iris_is_learned() -> None:
 
 
 def test_a_rate_is_not_called_chosen_where_nothing_can_be_held_out() -> None:
-    found = train_adam(build_network((2, 1), "relu", random_state=0), (np.ones((1, 2)), np.ones(1)), loss="squared", steps=2)
+    network, data = build_network((2, 1), "relu", random_state=0), (np.ones((1, 2)), np.ones(1))
+    found = train_adam(network, data, loss="squared", steps=2)
     assert found["search_seconds"] == 0
     assert "not chosen among others" in found["note"]
 
