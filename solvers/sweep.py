@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from .history import History
 from .layered import LayeredNetwork
 from .measured import Measured, plain_record
 from .safeguards import accept, all_finite, curvature, objective, rebalance
+from .solution import Solution
 from .training_data import TrainingData
 from .training_run import Event, SweepOverflowError, deployed_figures
 
@@ -144,9 +146,8 @@ def _solve_blocks(
     lifted_measured = False
     for step in (step for group in formulation.groups(architecture) for step in group):
         if step.block == "weight" and not lifted_measured:
-            began = time.process_time()
-            _add_lifted(formulation, architecture, state, record)
-            training.uncounted_seconds += time.process_time() - began
+            with _uncounted(training):
+                _add_lifted(formulation, architecture, state, record)
             lifted_measured = True
         block = formulation.gather(step, architecture, state)
         # Where a look waits for the device, numbers that overflowed are found by the safeguard of the sweep.
@@ -158,23 +159,35 @@ def _solve_blocks(
         assert isinstance(engine, Engine), "every block of a formulation has an engine of its own"
         measured = solve_checked(block.subproblem, block.data, engine, warm, training.tolerance)
         _add_block(record, step, measured, training.tolerance)
-        if audit is not None:
-            began = time.process_time()
-            solution = measured.solution(training.tolerance)
-            found = {"sweep": audit, **audit_block(step, block, solution, training.tolerance, seed=audit)}
-            training.uncounted_seconds += time.process_time() - began
-            training.history.audits.append(found)
-            training.emit({"event": "audit", "audit": found})
-        if count:
-            began = time.process_time()
-            solution = measured.solution(training.tolerance)
-            found = {"block": step.label, **count_iterations(block, solution, training.tolerance)}
-            training.uncounted_seconds += time.process_time() - began
-            record.setdefault("starts", []).append(found)
+        if audit is not None or count:
+            with _uncounted(training):
+                _compare(training, step, block, measured.solution(training.tolerance), record, audit, count)
         if step.block == "activation":
             _remember(training, step, rows, measured.answer.state)
         formulation.scatter(step, architecture, state, measured.answer.values)
         training.emit({"event": "block", "block": step.label, "seconds": measured.seconds})
+
+
+@contextmanager
+def _uncounted(training: Training) -> Iterator[None]:
+    """Work whose CPU seconds are not those of training."""
+    began = time.process_time()
+    yield
+    training.uncounted_seconds += time.process_time() - began
+
+
+def _compare(
+    training: Training, step: Step, block: Block, solution: Solution, record: dict[str, Any], audit: int | None,
+    count: bool,
+) -> None:  # fmt: skip
+    """Compare answers with Clarabel's, and iterations with those of cold starts, as far as asked."""
+    if audit is not None:
+        found = {"sweep": audit, **audit_block(step, block, solution, training.tolerance, seed=audit)}
+        training.history.audits.append(found)
+        training.emit({"event": "audit", "audit": found})
+    if count:
+        found = {"block": step.label, **count_iterations(block, solution, training.tolerance)}
+        record.setdefault("starts", []).append(found)
 
 
 def _recall(training: Training, step: Step, rows: Rows) -> dict[str, Tensor]:
