@@ -238,9 +238,11 @@ class RidgeRefit(Subproblem):
         price, cap = cp.Parameter(nonneg=True, name="price"), cp.Parameter(nonneg=True, name="cap")
 
         fit = (0.5 * cp.sum_squares(R @ cp.vec(s, order="C") - d)).set_label("error of the denoiser")
-        smoothness = (price * cp.sum(cp.abs(cp.diff(s, axis=1)))).set_label("total variation of slopes")
         rows = [
             (s <= cp.reshape(q, (channels, 1), order="C")).set_label("largest slopes"),
             (H @ q <= cap).set_label("no expansion"),
         ]
-        return cp.Problem(cp.Minimize(fit + smoothness if cells > 1 else fit), rows)
+        if cells == 1:
+            return cp.Problem(cp.Minimize(fit), rows)
+        smoothness = (price * cp.sum(cp.abs(cp.diff(s, axis=1)))).set_label("total variation of slopes")
+        return cp.Problem(cp.Minimize(fit + smoothness), rows)

@@ -139,8 +139,9 @@ class SlopeSpline(Subproblem):
         rows |= self._slope_rows(s)
         # The factor 1 keeps the term in one piece: cvxpy would flatten a bare sum into its parent and drop the label.
         loss = (1.0 * total).set_label("loss")
-        kinks = (penalty * cp.norm1(cp.diff(s))).set_label("penalty of kinks")
-        objective = loss + kinks if self.knots > 2 else loss
+        objective = loss
+        if self.knots > 2:
+            objective = loss + (penalty * cp.norm1(cp.diff(s))).set_label("penalty of kinks")
         return cp.Problem(cp.Minimize(objective), [row.set_label(label) for label, row in rows.items()])
 
     def _slope_rows(self, s: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 from convexblocks.formulations import UsageError
 from convexblocks.networks.inverse_problems import firm, plug_and_play
+from convexblocks.networks.ridge_denoiser import pair_bank
 from convexblocks.networks.ridge_models import load_denoiser
 from convexblocks.networks.unrolled import UnrolledProximalGradient
 from convexblocks.solvers.image_operators import Blur, Inpainting, gaussian_kernel
@@ -20,12 +21,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def denoiser(strength: float = 1.0) -> OneStep:
-    """Two differences, small changes of which are taken to be noise."""
-    rows = torch.zeros(2, 3, 3, dtype=torch.float64)
-    rows[0, 1, 1:], rows[1, 1:, 1] = torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0])
-    filters = torch.cat([rows, rows.flip(-1)])
-    knots = torch.tensor([[0.0, 0.1]], dtype=torch.float64).repeat(4, 1)
-    return firm(OneStep(filters, knots, torch.tensor([[1.0, 0.05]], dtype=torch.float64).repeat(4, 1)), strength)
+    """Differences of first and second order, small changes of which are taken to be noise."""
+    rows = torch.zeros(4, 3, 3, dtype=torch.float64)
+    rows[0, 1], rows[2, 1] = torch.tensor([1.0, -2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    rows[1], rows[3] = rows[0].T.clone(), rows[2].T.clone()
+    knots = torch.tensor([[0.0, 0.1]], dtype=torch.float64).repeat(8, 1)
+    slopes = torch.tensor([[1.0, 0.05]], dtype=torch.float64).repeat(8, 1)
+    return firm(OneStep(pair_bank(rows), knots, slopes), strength)
 
 
 def picture(side: int = 24) -> torch.Tensor:
