@@ -213,8 +213,8 @@ def refit(
     block = RidgeRefit(channels=pairs, cells=cells, frequencies=len(rows), rank=len(factor))
     problem = block.program()
     data = {"R": factor, "d": right, "H": rows, "price": price / statistics.noise, "cap": cap}
-    for name, value in data.items():
-        problem.param_dict[name].value = value
+    for parameter in problem.parameters():  # with one cell there are no jumps to be priced
+        parameter.value = data[parameter.name()]
     problem.solve(solver=cp.CLARABEL)
     found = problem.var_dict["s"].value
     if found is None:
