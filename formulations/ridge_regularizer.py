@@ -228,6 +228,9 @@ class RidgeRefit(Subproblem):
         rank = channels * cells if rank is None else rank
         require_size(channels=channels, cells=cells, frequencies=frequencies, rank=rank)
         self.channels, self.cells, self.frequencies, self.rank = channels, cells, frequencies, rank
+        if cells == 1:
+            # There are no jumps, and nothing has that price.
+            self.symbols = tuple(symbol for symbol in self.symbols if symbol.name != "price")
         self.prepare()
 
     def write(self) -> cp.Problem:

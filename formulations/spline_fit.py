@@ -160,6 +160,8 @@ class SlopeSpline(Subproblem):
         )  # fmt: skip
         if self.loss.curvature is not None:
             own = (Symbol("wy", "weights times targets", PER_INSTANCE, r"\mathbf{q}"),)  # type: ignore[assignment]
+        # A line through two knots has no kinks, and nothing that price.
+        price = (Symbol("penalty", "price of the kinks", PER_INSTANCE, r"\lambda"),) if self.knots > 2 else ()
         return (
             Symbol("c", "values at the knots", PER_INSTANCE, r"\mathbf{c}"),
             Symbol("s", "slopes between the knots", PER_INSTANCE, r"\mathbf{s}"),
@@ -168,7 +170,7 @@ class SlopeSpline(Subproblem):
             *own,
             Symbol("w", "weights of the samples", PER_INSTANCE, r"\mathbf{w}"),
             Symbol("h", "widths between the knots", PER_INSTANCE, r"\mathbf{h}"),
-            Symbol("penalty", "price of the kinks", PER_INSTANCE, r"\lambda"),
+            *price,
         )
 
 
