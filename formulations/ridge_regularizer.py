@@ -214,7 +214,7 @@ class RidgeRefit(Subproblem):
     name: ClassVar[str] = "ridge.refit"
     source = f"{CONVEX_PAPER} (the one-step denoiser); the convex fit is derived here"
     instance = "one set of filters"
-    symbols = (
+    symbols: tuple[Symbol, ...] = (
         Symbol("s", "slopes of the activations", PER_INSTANCE),
         Symbol("q", "largest slope of each channel", PER_INSTANCE, r"\mathbf{q}"),
         Symbol("R", "factor of the Gram matrix of the features", PER_INSTANCE),
