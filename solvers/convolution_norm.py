@@ -30,7 +30,7 @@ from ..formulations.errors import UsageError
 ROUNDING = 1e-12
 PROOF_GRID = 512
 """Frequencies in each axis where a bound is to be tight: the margin is some hundredths of a per cent."""
-PART = 2**21
+PART = 2**19
 """Entries of the symbol that are held at a time, 16 bytes each."""
 
 
