@@ -91,7 +91,9 @@ def matrix_norm_bound(weight: Any) -> float:
 
 def _matrix(weight: Any) -> np.ndarray:
     if hasattr(weight, "detach"):
-        weight = weight.detach().cpu().numpy()
+        weight = weight.detach().cpu()
+        # By way of double, for numpy has no bfloat16.
+        weight = (weight.double() if weight.is_floating_point() else weight).numpy()
     W = np.asarray(weight)
     if W.dtype.kind not in "iubf" or W.ndim != 2 or 0 in W.shape:
         raise UsageError(f"the weight has type {W.dtype} and shape {W.shape}; expected a matrix of numbers.")

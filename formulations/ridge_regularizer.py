@@ -214,7 +214,7 @@ class RidgeRefit(Subproblem):
     name: ClassVar[str] = "ridge.refit"
     source = f"{CONVEX_PAPER} (the one-step denoiser); the convex fit is derived here"
     instance = "one set of filters"
-    symbols = (
+    symbols: tuple[Symbol, ...] = (
         Symbol("s", "slopes of the activations", PER_INSTANCE),
         Symbol("q", "largest slope of each channel", PER_INSTANCE, r"\mathbf{q}"),
         Symbol("R", "factor of the Gram matrix of the features", PER_INSTANCE),
@@ -228,6 +228,9 @@ class RidgeRefit(Subproblem):
         rank = channels * cells if rank is None else rank
         require_size(channels=channels, cells=cells, frequencies=frequencies, rank=rank)
         self.channels, self.cells, self.frequencies, self.rank = channels, cells, frequencies, rank
+        if cells == 1:
+            # There are no jumps, and nothing has that price.
+            self.symbols = tuple(symbol for symbol in self.symbols if symbol.name != "price")
         self.prepare()
 
     def write(self) -> cp.Problem:
@@ -238,9 +241,11 @@ class RidgeRefit(Subproblem):
         price, cap = cp.Parameter(nonneg=True, name="price"), cp.Parameter(nonneg=True, name="cap")
 
         fit = (0.5 * cp.sum_squares(R @ cp.vec(s, order="C") - d)).set_label("error of the denoiser")
-        smoothness = (price * cp.sum(cp.abs(cp.diff(s, axis=1)))).set_label("total variation of slopes")
         rows = [
             (s <= cp.reshape(q, (channels, 1), order="C")).set_label("largest slopes"),
             (H @ q <= cap).set_label("no expansion"),
         ]
-        return cp.Problem(cp.Minimize(fit + smoothness if cells > 1 else fit), rows)
+        if cells == 1:
+            return cp.Problem(cp.Minimize(fit), rows)
+        smoothness = (price * cp.sum(cp.abs(cp.diff(s, axis=1)))).set_label("total variation of slopes")
+        return cp.Problem(cp.Minimize(fit + smoothness), rows)

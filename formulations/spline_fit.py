@@ -139,8 +139,9 @@ class SlopeSpline(Subproblem):
         rows |= self._slope_rows(s)
         # The factor 1 keeps the term in one piece: cvxpy would flatten a bare sum into its parent and drop the label.
         loss = (1.0 * total).set_label("loss")
-        kinks = (penalty * cp.norm1(cp.diff(s))).set_label("penalty of kinks")
-        objective = loss + kinks if self.knots > 2 else loss
+        objective = loss
+        if self.knots > 2:
+            objective = loss + (penalty * cp.norm1(cp.diff(s))).set_label("penalty of kinks")
         return cp.Problem(cp.Minimize(objective), [row.set_label(label) for label, row in rows.items()])
 
     def _slope_rows(self, s: Any) -> dict[str, Any]:
@@ -159,6 +160,8 @@ class SlopeSpline(Subproblem):
         )  # fmt: skip
         if self.loss.curvature is not None:
             own = (Symbol("wy", "weights times targets", PER_INSTANCE, r"\mathbf{q}"),)  # type: ignore[assignment]
+        # A line through two knots has no kinks, and nothing that price.
+        price = (Symbol("penalty", "price of the kinks", PER_INSTANCE, r"\lambda"),) if self.knots > 2 else ()
         return (
             Symbol("c", "values at the knots", PER_INSTANCE, r"\mathbf{c}"),
             Symbol("s", "slopes between the knots", PER_INSTANCE, r"\mathbf{s}"),
@@ -167,7 +170,7 @@ class SlopeSpline(Subproblem):
             *own,
             Symbol("w", "weights of the samples", PER_INSTANCE, r"\mathbf{w}"),
             Symbol("h", "widths between the knots", PER_INSTANCE, r"\mathbf{h}"),
-            Symbol("penalty", "price of the kinks", PER_INSTANCE, r"\lambda"),
+            *price,
         )
 
 

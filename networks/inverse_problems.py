@@ -4,9 +4,9 @@
 
 The gradient step is t |H|^2/2-averaged, a firmly non-expansive D is 1/2-averaged, so that the whole is averaged: it
 has the Lipschitz constant 1, its residuals |x_(k+1) - x_k| never rise, and where it has a fixed point the iteration
-converges to one (Krasnoselskii and Mann). A one-step denoiser D(y) = y - W' sigma(W y), sigma increasing, is the
-gradient of a convex function, hence if firmly non-expansive the proximal map of one (Moreau): a fixed point minimizes
-t/2 |H x - y|^2 plus that function. The step t thus says how much the data count.
+converges to one (Krasnoselskii and Mann). A one-step denoiser D(y) = y - W' sigma(W y) is the gradient of
+a function, which is convex if D is firmly non-expansive; D is then the proximal map of a convex one (Moreau): a fixed
+point minimizes t/2 |H x - y|^2 plus that function. The step t thus says how much the data count.
 
 What has to be known is the norm of the operator and that of W' diag(max sigma') W, both bounded up to rounding.
 Source: Goujon et al., "A neural-network-based convex regularizer for inverse problems", IEEE TCI 2023 (the denoiser);
@@ -63,13 +63,29 @@ def firm(denoiser: OneStep, strength: float = 1.0) -> OneStep:
     Raises
     ------
     UsageError
-        If the strength is out of range.
+        If the strength is out of range, or the denoiser has no bound (`OneStep.expansion`).
     """
     if not 0 < strength <= 1:
         raise UsageError(f"strength is {strength:g}; expected a number above 0, at most 1.")
     expansion = denoiser.expansion().upper ** 2
     share = strength / (expansion * (1 + 1e-6)) if expansion > 1 else strength
     return replace(denoiser, slopes=share * denoiser.slopes)
+
+
+def require_firm(denoiser: OneStep) -> None:
+    """Refuse denoisers that are not certified to be firmly non-expansive.
+
+    Raises
+    ------
+    UsageError
+        With the bound, and what to do.
+    """
+    expansion = denoiser.expansion().upper ** 2
+    if expansion > 1:
+        raise UsageError(
+            f"the slopes of the denoiser expand by up to {expansion:.6g}; expected at most 1, that it is firmly "
+            "non-expansive and the iteration converges: take firm(denoiser)."
+        )
 
 
 @torch.no_grad()
@@ -105,17 +121,15 @@ def plug_and_play(
     Raises
     ------
     UsageError
-        If the step is out of range, or the denoiser is not certified to be firmly non-expansive.
+        If the step or the number of iterations is out of range, or the denoiser is not certified to be firmly
+        non-expansive.
     """
     moved = step * operator.norm_bound**2 / 2
     if not 0 < moved < 1:
         raise UsageError(f"step is {step:g}; expected one above 0 and below {2 / operator.norm_bound**2:g}, 2/|H|^2.")
-    expansion = denoiser.expansion().upper ** 2
-    if expansion > 1:
-        raise UsageError(
-            f"the slopes of the denoiser expand by up to {expansion:.6g}; expected at most 1, that it is firmly "
-            "non-expansive and the iteration converges: take firm(denoiser)."
-        )
+    if max_iterations < 1:
+        raise UsageError(f"max_iterations is {max_iterations}; expected one or more.")
+    require_firm(denoiser)
     back = operator.adjoint(measured)
     x = back if start is None else start
     limit, iteration = tolerance * (1 + norms(back)), 0

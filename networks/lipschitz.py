@@ -20,7 +20,7 @@ splines, Ducotterd et al., "Improving Lipschitz-constrained neural networks by l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,47 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from ..certificates.operator_norm import matrix_norm_bound
 from ..formulations.errors import UsageError
-from ..solvers.convolution_norm import convolution_norm_bound
-from ..solvers.layered import read_activation
+from ..formulations.slope_properties import slope_property
+from .layer_bounds import EVIDENCE, LayerBound, layer_bound, open_chain
 from .spline_activation import SplineActivation
 
-EVIDENCE = {
-    "exact": "exact",
-    "proven": "proven, every rounding counted",
-    "verified": "verified up to rounding",
-}
-"""How well a bound is known -> in words; the weakest of the layers holds for the product."""
 SETTLING_STEPS = 20
-
-
-@dataclass(frozen=True)
-class LayerBound:
-    """What is known of the Lipschitz constant of one layer.
-
-    Attributes
-    ----------
-    layer : str
-        Place and type.
-    lower, upper : float
-        The constant lies between them; `lower` is computed in floating point and only shows how tight `upper` is.
-    evidence : str
-        Of `upper`, a key of `EVIDENCE`.
-    """
-
-    layer: str
-    lower: float
-    upper: float
-    evidence: str
-
-    @property
-    def margin(self) -> float:
-        """Relative distance of the bounds, (upper - lower)/upper, at least 0."""
-        return max(0.0, self.upper - self.lower) / self.upper if self.upper else 0.0
-
-    def __str__(self) -> str:
-        return f"{self.layer}: <= {self.upper:.9g} (margin {self.margin:.1e}; {EVIDENCE[self.evidence]})"
 
 
 @dataclass(frozen=True)
@@ -134,13 +99,13 @@ def lipschitz_mlp(
     """
     if len(widths) < 2 or min(widths) < 1:
         raise UsageError(f"widths is {tuple(widths)}; expected two or more numbers above zero: inputs, ..., outputs.")
+    bounds = slope_property(slopes)
+    if max(-bounds.low, bounds.high) > 1:
+        raise UsageError(f"slopes is {slopes!r}; expected bounds within [-1, 1], e.g. 'nonexpansive'.")
     layers: list[nn.Module] = []
     for place, (inputs, outputs) in enumerate(pairwise(widths)):
         if place:
-            spline = SplineActivation(inputs, knots=knots, span=span, slopes=slopes)
-            if max(-spline.property.low, spline.property.high) > 1:
-                raise UsageError(f"slopes is {slopes!r}; expected bounds within [-1, 1], e.g. 'nonexpansive'.")
-            layers.append(spline)
+            layers.append(SplineActivation(inputs, knots=knots, span=span, slopes=slopes))
         layers.append(parametrizations.orthogonal(nn.Linear(inputs, outputs)))
     return nn.Sequential(*layers)
 
@@ -152,12 +117,14 @@ def lipschitz_certificate(network: nn.Module) -> LipschitzCertificate:
     ----------
     network : torch.nn.Module
         A layer, or a Sequential (of Sequentials) of Linear; Conv2d with zero padding, or circular padding that
-        repeats no output; SplineActivation; activations of the table; Flatten, Unflatten and Identity.
+        repeats no output; SplineActivation; activations of the table; Flatten, Unflatten and Identity. Parametrized
+        weights are those of now: in training mode only orthogonal and weight_norm are read, which give them again; in
+        evaluation any, which have to.
 
     Raises
     ------
     UsageError
-        If a layer is of another kind, naming it and why it has no bound here; or a weight is not finite.
+        If a layer is of another kind, naming it and why it has no bound here; or a number is not finite.
 
     Examples
     --------
@@ -168,14 +135,14 @@ def lipschitz_certificate(network: nn.Module) -> LipschitzCertificate:
     (True, 'proven')
     """
     with torch.no_grad():
-        return LipschitzCertificate(tuple(_bound(place, layer) for place, layer in _chain(network)))
+        return LipschitzCertificate(tuple(layer_bound(place, layer) for place, layer in open_chain(network)))
 
 
 def settle(network: nn.Module) -> nn.Module:
     """Make all weights plain, and divide those of a norm bound above 1 until it is at most 1; in place.
 
-    After it every Linear and Conv2d is certified to be 1-Lipschitz. For a network trained with orthogonal or otherwise
-    parametrized weights that is a change of the last digits.
+    After it every Linear and Conv2d is certified to be 1-Lipschitz. For a network trained with orthogonal weights that
+    is a change of the last digits; weights of a larger norm, with whatever parametrization, become another network's.
 
     Parameters
     ----------
@@ -190,85 +157,40 @@ def settle(network: nn.Module) -> nn.Module:
     Raises
     ------
     UsageError
-        As for `lipschitz_certificate`.
+        As for `lipschitz_certificate`, or if a weight in its type cannot be brought to a norm of at most 1; the network
+        is then as it was.
     """
-    for place, layer in _chain(network):
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            continue
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight")
-        with torch.no_grad():
-            for step in range(SETTLING_STEPS):
-                upper = _bound(place, layer).upper
-                if upper <= 1:
-                    break
-                # The quotient is rounded to the type of the weights, which may leave the norm a digit above one.
-                layer.weight.div_(upper * (1 + 2.0**step * torch.finfo(layer.weight.dtype).eps))
+    with torch.no_grad():
+        chain = list(open_chain(network))
+        settled = [(layer, _settled(place, layer)) for place, layer in chain]
+        for layer, weight in settled:
+            if weight is None:
+                continue
+            if parametrize.is_parametrized(layer, "weight"):
+                parametrize.remove_parametrizations(layer, "weight")
+            stored = layer.weight
+            assert isinstance(stored, Tensor)
+            stored.copy_(weight)
     return network
 
 
-def _chain(network: nn.Module, place: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Place and layer, nested sequences opened."""
-    if type(network) is not nn.Sequential:
-        yield place or "0", network
-        return
-    _refuse_hooks(place or "network", network)
-    for name, layer in network.named_children():
-        yield from _chain(layer, f"{place}.{name}" if place else name)
-
-
-def _bound(place: str, layer: nn.Module) -> LayerBound:
-    kind = parametrize.type_before_parametrizations(layer)
-    name = f"layer {place}, {kind.__name__}"
-    _refuse_hooks(name, layer)
-    if kind is nn.Linear:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        upper = matrix_norm_bound(weight)
-        return LayerBound(name, float(torch.linalg.matrix_norm(weight.double(), 2)), upper, "proven")
-    if isinstance(layer, nn.Conv2d) and kind is nn.Conv2d:
-        return _convolution(name, layer)
-    if isinstance(layer, SplineActivation) and kind is SplineActivation:
-        size = float(layer.slopes().abs().max())
-        return LayerBound(name, size, size, "exact")
-    if kind in (nn.Flatten, nn.Unflatten, nn.Identity):
-        return LayerBound(name, 1.0, 1.0, "exact")
-    row = read_activation(layer)
-    if row is None or not math.isfinite(max(row.slopes)):
-        raise UsageError(
-            f"{name} has no Lipschitz bound here; expected Linear, Conv2d, SplineActivation, an activation of "
-            "the table with bounded slopes, Flatten, Unflatten, Identity, or a Sequential of these: replace the layer."
-        )
-    # Of softmax the slopes are those of its Jacobian, which is symmetric: the larger in size is its norm.
-    size = max(map(abs, row.slopes))
-    # 1, 1/2 and 1/4 are what they are; others are rounded formulas.
-    return LayerBound(name, size, size if (4 * size).is_integer() else math.nextafter(size, math.inf), "exact")
-
-
-def _convolution(name: str, layer: nn.Conv2d) -> LayerBound:
-    """The bound of all convolutions of the plane and of tori, whose parts strides and zero padding are.
-
-    A stride keeps some of the outputs, a dilation only stretches the symbol, and groups act on inputs of their own.
-    """
-    reaches = [d * (side - 1) for d, side in zip(layer.dilation, layer.kernel_size, strict=True)]
-    # "same" and "valid" pad by no more than the reach.
-    padding = (0, 0) if isinstance(layer.padding, str) else layer.padding
-    repeats = layer.padding_mode == "circular" and any(2 * p > r for p, r in zip(padding, reaches, strict=True))
-    if layer.padding_mode not in ("zeros", "circular") or repeats:
-        raise UsageError(
-            f"{name} pads by {layer.padding_mode!r}, {layer.padding} pixels; expected zeros, or circular padding by at "
-            "most half of the kernel's reach: others repeat inputs or outputs, which may raise the norm above that of "
-            "the convolution."
-        )
-    # The degree of the symbol is that of the kernel; the grid has to be finer than twice that.
-    grid = max(256, 8 * max(layer.kernel_size))
-    found = [convolution_norm_bound(part, grid=grid) for part in layer.weight.chunk(layer.groups)]
-    return LayerBound(name, max(f.lower for f in found), max(f.upper for f in found), "verified")
-
-
-def _refuse_hooks(name: str, layer: nn.Module) -> None:
-    if layer._forward_hooks or layer._forward_pre_hooks:
-        raise UsageError(
-            f"{name} has forward hooks, which may change what it computes; expected none: remove them (weights by "
-            "torch.nn.utils.parametrizations need none)."
-        )
+def _settled(place: str, layer: nn.Module) -> Tensor | None:
+    """The weight that a layer gets; None for layers without, which only have to have a bound."""
+    upper = layer_bound(place, layer).upper
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        return None
+    weight = layer.weight.detach().clone()
+    for step in range(SETTLING_STEPS):
+        if upper <= 1:
+            return weight
+        # The quotient is rounded to the type of the weights, which may leave the norm a digit above one. In double, for
+        # the bound may be beyond the type itself, and in two quotients, for their product may be beyond double.
+        excess = 1 + 2.0**step * torch.finfo(weight.dtype).eps
+        weight = (weight.double() / upper / excess).to(weight.dtype)
+        upper = layer_bound(place, layer, weight).upper
+    if upper <= 1:
+        return weight
+    raise UsageError(
+        f"layer {place} is still only known to be {upper:.6g}-Lipschitz after {SETTLING_STEPS} divisions in "
+        f"{weight.dtype}; expected at most 1: use a type with more digits."
+    )

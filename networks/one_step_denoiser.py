@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..formulations.errors import UsageError
+from ..solvers.convolution_norm import squared_symbol
 from ..solvers.ridge_refit import OneStep
 from .ridge_denoiser import TRAINING_GRID, pair_bank
 
@@ -25,10 +27,20 @@ class OneStepDenoiser(nn.Module):
         Standard deviation of the noise on the scale 0..255, for the knots.
     random_state : int
         Seed of the first filters.
+
+    Raises
+    ------
+    UsageError
+        If a size is impossible.
     """
 
     def __init__(self, *, pairs: int = 24, side: int = 13, sigma: float = 25.0, random_state: int = 0) -> None:
         super().__init__()
+        if pairs < 1 or side < 3 or side % 2 == 0 or not sigma > 0:
+            raise UsageError(
+                f"pairs is {pairs}, side {side}, sigma {sigma:g}; expected one pair or more, an odd side of 3 or more, "
+                "and a noise level above 0."
+            )
         generator = torch.Generator().manual_seed(random_state)
         self.sigma = sigma
         self.raw = nn.Parameter(torch.randn(pairs, side, side, generator=generator) / side)
@@ -39,7 +51,7 @@ class OneStepDenoiser(nn.Module):
     def filters(self) -> Tensor:
         """The bank, shape (2 pairs, side, side), divided by its norm on a grid."""
         bank = pair_bank(self.raw)
-        return bank / _symbol(bank).sum(0).max().sqrt()
+        return bank / squared_symbol(bank, TRAINING_GRID).sum(0).max().sqrt()
 
     def knots(self, units: tuple[float, ...] = TRAINING_KNOTS) -> Tensor:
         """Knots in standard deviations of the noise in each channel, as cells of |u|, shape (2 pairs, cells)."""
@@ -48,15 +60,12 @@ class OneStepDenoiser(nn.Module):
 
     def step(self) -> OneStep:
         """The denoiser with the activations of the training."""
-        filters, slopes = self.filters(), torch.cat([self.log_slopes, self.log_slopes]).exp()
-        expansion = (slopes.amax(1)[:, None, None] * _symbol(filters)).sum(0).max()
+        # Repeated after exp, which may round the same number otherwise at another place.
+        filters, slopes = self.filters(), self.log_slopes.exp().repeat(2, 1)
+        expansion = (slopes.amax(1)[:, None, None] * squared_symbol(filters, TRAINING_GRID)).sum(0).max()
         return OneStep(filters, self.knots(), slopes * (2 / expansion).clamp(max=1))
 
     def forward(self, noisy: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """D(y), for images of shape (batch, 1, rows, columns); sigma is ignored, the level is that of the module."""
         denoised: Tensor = self.step()(noisy)
         return denoised
-
-
-def _symbol(filters: Tensor) -> Tensor:
-    return torch.fft.rfft2(filters, s=(TRAINING_GRID, TRAINING_GRID)).abs().square()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from ..formulations.errors import UsageError
-from ..solvers.convolution_norm import convolution_norm_bound
+from ..solvers.convolution_norm import PROOF_GRID, convolution_norm_bound, squared_symbol
 from ..solvers.ridge_denoising import denoise, differentiable
 from ..solvers.ridge_regularizer import RidgeRegularizer
 
@@ -19,7 +18,6 @@ TRAINING_GRID = 48
 STEEPEST = 32.0
 # Below one, so that the objective stays strongly convex with rho = 1, and gaps have a bound.
 SQUARED_NORM = 0.99
-PROOF_GRID = 512
 
 
 class RidgeDenoiser(nn.Module):
@@ -60,6 +58,7 @@ class RidgeDenoiser(nn.Module):
         self.raw = nn.Parameter(torch.randn(pairs, side, side, generator=generator) / side)
         self.register_buffer("norm_bound", torch.ones((), dtype=torch.float64))
         self.norm_bound: Tensor
+        self._bounded: Tensor | None = None
         self.log_slope = nn.Parameter(torch.full((pairs,), math.log(16.0)))
         with torch.no_grad():
             sizes = self.filters().flatten(1).norm(dim=1)[:pairs]
@@ -76,15 +75,20 @@ class RidgeDenoiser(nn.Module):
         """
         bank = pair_bank(self.raw)
         if not self.training:
+            self._bound_norm(bank)
             return math.sqrt(SQUARED_NORM) / self.norm_bound.to(bank.dtype) * bank
-        symbol = torch.fft.rfft2(bank, s=(TRAINING_GRID, TRAINING_GRID)).abs().square().sum(0)
+        symbol = squared_symbol(bank, TRAINING_GRID).sum(0)
         return math.sqrt(SQUARED_NORM) / symbol.max().sqrt() * bank
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; on the way to evaluation the norm of the bank is bounded anew."""
-        if not mode:
-            self.norm_bound.fill_(convolution_norm_bound(pair_bank(self.raw)[:, None], grid=PROOF_GRID).upper)
-        return super().train(mode)
+    @torch.no_grad()
+    def _bound_norm(self, bank: Tensor) -> None:
+        """Bound the norm anew where the filters, or the bound itself, are not those of the last time."""
+        seen = torch.cat([bank.flatten().double(), self.norm_bound.reshape(1).double()]).cpu()
+        # Compared by value: a file that is loaded, or a change in place, does not pass by here.
+        if self._bounded is None or not torch.equal(self._bounded, seen):
+            self.norm_bound.fill_(convolution_norm_bound(bank[:, None], grid=PROOF_GRID).upper)
+            seen[-1] = float(self.norm_bound)
+            self._bounded = seen
 
     def modulus(self) -> float:
         """A modulus of strong convexity of the objective, 1 - rho |W|^2, by a norm bound that holds up to rounding.

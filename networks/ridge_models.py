@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -34,8 +35,15 @@ def save_denoiser(model: RidgeDenoiser | OneStep, path: str | Path, *, sigma: fl
         Where to.
     sigma : float, optional
         Of a OneStep: the noise level that it is made for, on the scale 0..255.
+
+    Raises
+    ------
+    UsageError
+        If a OneStep comes without its noise level, a number above 0.
     """
     if isinstance(model, OneStep):
+        if sigma is None or not 0 < sigma < math.inf:
+            raise UsageError(f"sigma is {sigma}; expected the noise level of the step, above 0 on the scale 0..255.")
         tensors = {"filters": model.filters, "knots": model.knots, "slopes": model.slopes}
         metadata = {"kind": "one step", "sigma": f"{sigma:g}"}
     else:
@@ -77,7 +85,7 @@ def load_denoiser(which: str | Path) -> tuple[RidgeDenoiser | OneStep, float | N
         pairs, side = tensors["raw"].shape[:2]
         model = RidgeDenoiser(pairs=pairs, side=side, rho=float(metadata["rho"]))
         model.load_state_dict(tensors)
-    except (SafetensorError, KeyError, RuntimeError) as error:
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"{str(path)!r} holds no denoiser ({error}); expected a safetensors file written by save_denoiser."
         ) from None

@@ -18,9 +18,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..formulations.errors import UsageError
 from ..solvers.image_operators import ImageOperator
 from ..solvers.ridge_refit import OneStep
-from .inverse_problems import firm
+from .inverse_problems import firm, require_firm
 
 
 class UnrolledProximalGradient(nn.Module):
@@ -31,20 +32,37 @@ class UnrolledProximalGradient(nn.Module):
     operator : ImageOperator
         H; it is not trained.
     denoiser : OneStep
-        Made firmly non-expansive by `firm`; it is not trained.
+        Made firmly non-expansive by `firm`; it is not trained. Its filters, knots and slopes are copied, and go where
+        the module goes: into its files, and to other types.
     iterations : int
-        How many.
+        How many, one or more.
+
+    Raises
+    ------
+    UsageError
+        If there is no iteration, or the denoiser has no bound.
     """
 
+    filters: Tensor
+    knots: Tensor
+    slopes: Tensor
     step_logits: Tensor
     strength_logits: Tensor
 
     def __init__(self, operator: ImageOperator, denoiser: OneStep, *, iterations: int = 8) -> None:
         super().__init__()
-        self.operator, self.denoiser = operator, firm(denoiser)
+        if iterations < 1:
+            raise UsageError(f"iterations is {iterations}; expected one or more.")
+        self.operator, made = operator, firm(denoiser)
+        for name in ("filters", "knots", "slopes"):
+            self.register_buffer(name, getattr(made, name).detach().clone())
         # Steps begin at 1/|H|^2 and strengths at a half, the middle of what is admitted.
         self.step_logits = nn.Parameter(torch.zeros(iterations))
         self.strength_logits = nn.Parameter(torch.zeros(iterations))
+
+    def denoiser(self) -> OneStep:
+        """D at the strength 1."""
+        return OneStep(self.filters, self.knots, self.slopes)
 
     def steps(self) -> Tensor:
         """t_k, shape (iterations,), above 0 and below 2/|H|^2."""
@@ -52,7 +70,14 @@ class UnrolledProximalGradient(nn.Module):
         return 1.99 / self.operator.norm_bound**2 * self.step_logits.sigmoid()
 
     def lipschitz_bound(self) -> float:
-        """What a change of the measurements is multiplied by at most, up to rounding."""
+        """What a change of the measurements is multiplied by at most, up to rounding.
+
+        Raises
+        ------
+        UsageError
+            If the denoiser, which a file may have changed, is not certified to be firmly non-expansive any more.
+        """
+        require_firm(self.denoiser())
         with torch.no_grad():
             return self.operator.norm_bound * (1 + float(self.steps().double().sum()))
 
@@ -61,6 +86,6 @@ class UnrolledProximalGradient(nn.Module):
         back = self.operator.adjoint(measured)
         x = back
         for step, strength in zip(self.steps(), self.strength_logits.sigmoid(), strict=True):
-            denoise = replace(self.denoiser, slopes=strength * self.denoiser.slopes)
+            denoise = replace(self.denoiser(), slopes=strength * self.slopes)
             x = denoise(x - step * (self.operator.adjoint(self.operator(x)) - back))
         return x

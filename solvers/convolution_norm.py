@@ -13,7 +13,8 @@ because p(w) >= max|p| cos(d (w - w0)) around its peak w0, as far as pi/d. The s
 
 The maximum over the grid, like every power iteration, is a LOWER bound. The upper one holds in exact arithmetic; it is
 computed in float64 and enlarged by a margin for rounding that is generous but not itself
-proven: the bound is verified, not proven.
+proven: the bound is verified, not proven. Kernels are first scaled by a power of two, so that no square of
+their entries leaves the range of the type.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from torch import Tensor
 from ..formulations.errors import UsageError
 
 ROUNDING = 1e-12
+PROOF_GRID = 512
+"""Frequencies in each axis where a bound is to be tight: the margin is some hundredths of a per cent."""
+PART = 2**19
+"""Entries of the symbol that are held at a time, 16 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -76,36 +81,61 @@ def convolution_norm_bound(kernel: Tensor, *, grid: int = 256) -> ConvolutionNor
     Raises
     ------
     UsageError
-        If the kernel has another shape or entries that are not finite, or the grid is too coarse.
+        If the kernel has another shape, complex entries or such that are not finite; if its bound is beyond the range
+        of float64, or the grid is too coarse.
 
     Examples
     --------
     >>> print(convolution_norm_bound(torch.tensor([[[[-1.0, 1.0]]]]), grid=1024))
     norm between 2.000000 and 2.000005 (margin 0.000 %; grid 1024 x 1024; upper bound up to rounding)
     """
-    if kernel.dim() != 4 or not kernel.numel() or not bool(torch.isfinite(kernel).all()):
+    if kernel.dim() != 4 or not kernel.numel() or kernel.is_complex() or not bool(torch.isfinite(kernel).all()):
         raise UsageError(
-            f"kernel has shape {tuple(kernel.shape)}, or entries that are not finite; expected finite numbers of shape "
-            "(outputs, inputs, rows, columns), as the weight of torch.nn.Conv2d."
+            f"kernel has shape {tuple(kernel.shape)} and type {kernel.dtype}, or entries that are not finite; expected "
+            "finite real numbers of shape (outputs, inputs, rows, columns), as the weight of torch.nn.Conv2d."
         )
     degrees = [side - 1 for side in kernel.shape[-2:]]
     if grid <= 2 * max(degrees):
         raise UsageError(
             f"grid is {grid}; expected more than {2 * max(degrees)}, twice the degree of the symbol: take 256 or more."
         )
-    lower = float(_squared_norms(kernel.detach().double(), grid).max())
+    scaled, exponent = _scale(kernel.detach().double())
+    lower = _squared_norm(scaled, grid)
     factor = math.prod(math.cos(math.pi * degree / grid) for degree in degrees)
     # Rounding of the transform is relative to the sum of the absolute entries, not to the norm itself.
-    size = float(kernel.detach().double().abs().sum())
-    upper = math.sqrt(lower / factor) + ROUNDING * size
-    return ConvolutionNorm(math.sqrt(lower), upper, grid)
+    upper = math.sqrt(lower / factor) + ROUNDING * float(scaled.abs().sum())
+    try:
+        # Scaled back the bound may be subnormal and rounded down: one step up covers it.
+        bound = math.nextafter(math.ldexp(upper, exponent), math.inf) if upper else 0.0
+        return ConvolutionNorm(math.ldexp(math.sqrt(lower), exponent), bound, grid)
+    except OverflowError:
+        raise UsageError("the norm of the kernel is beyond the range of float64; expected smaller entries.") from None
 
 
-def _squared_norms(kernel: Tensor, grid: int) -> Tensor:
-    """Largest squared singular value of the symbol at every frequency of half the grid; the rest is conjugate."""
-    symbol = torch.fft.rfft2(kernel, s=(grid, grid)).flatten(2).permute(2, 0, 1)
-    outputs, inputs = symbol.shape[1:]
-    if min(outputs, inputs) == 1:
-        return symbol.abs().square().sum((1, 2))
-    gram = symbol @ symbol.mH if outputs < inputs else symbol.mH @ symbol
-    return torch.linalg.eigvalsh(gram)[:, -1]
+def squared_symbol(filters: Tensor, grid: int) -> Tensor:
+    """|k_c(w)|^2 of filters (channels, side, side) on half a grid of frequencies, (channels, grid, grid // 2 + 1)."""
+    return torch.fft.rfft2(filters, s=(grid, grid)).abs().square()
+
+
+def _scale(kernel: Tensor) -> tuple[Tensor, int]:
+    """The kernel over a power of two, its largest entry between 1/2 and 1 (or all zero), and the exponent."""
+    exponent = math.frexp(float(kernel.abs().max()))[1]
+    # In two steps, for the power itself may be out of range.
+    half = exponent // 2
+    return kernel * 2.0**-half * 2.0 ** (half - exponent), exponent
+
+
+def _squared_norm(kernel: Tensor, grid: int) -> float:
+    """Largest squared singular value of the symbol on half the grid, some columns at a time; the rest is conjugate."""
+    columns = torch.fft.rfft(kernel, n=grid)
+    outputs, inputs = kernel.shape[:2]
+    largest = 0.0
+    for part in columns.split(max(1, PART // (outputs * inputs * grid)), dim=-1):
+        symbol = torch.fft.fft(part, n=grid, dim=-2).flatten(2).permute(2, 0, 1)
+        if min(outputs, inputs) == 1:
+            found = symbol.abs().square().sum((1, 2))
+        else:
+            gram = symbol @ symbol.mH if outputs < inputs else symbol.mH @ symbol
+            found = torch.linalg.eigvalsh(gram)[:, -1]
+        largest = max(largest, float(found.max()))
+    return largest

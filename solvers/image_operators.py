@@ -18,15 +18,12 @@ from ..formulations.errors import UsageError
 
 
 class ImageOperator(nn.Module):
-    """A linear map of images with its adjoint.
+    """A linear map of images with its adjoint."""
 
-    Attributes
-    ----------
-    norm_bound : float
-        At least the operator norm, up to rounding.
-    """
-
-    norm_bound: float = 1.0
+    @property
+    def norm_bound(self) -> float:
+        """At least the operator norm, up to rounding."""
+        raise NotImplementedError
 
     def adjoint(self, measured: Tensor) -> Tensor:
         """H'y, of the shape of the images."""
@@ -51,7 +48,7 @@ class Blur(ImageOperator):
     Raises
     ------
     UsageError
-        If the kernel has another shape.
+        If the kernel has another shape, or is not finite or zero.
     """
 
     kernel: Tensor
@@ -61,7 +58,16 @@ class Blur(ImageOperator):
         if kernel.dim() != 2 or kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
             raise UsageError(f"the kernel has shape {tuple(kernel.shape)}; expected a square of odd side.")
         self.register_buffer("kernel", kernel)
-        self.norm_bound = float(kernel.double().abs().sum())
+        # Refuses what has none.
+        _ = self.norm_bound
+
+    @property
+    def norm_bound(self) -> float:
+        """The sum of |kernel|, of the kernel as it is now: files may bring another one."""
+        size = float(self.kernel.double().abs().sum())
+        if not 0 < size < math.inf:
+            raise UsageError(f"the sizes of the kernel's entries sum to {size:g}; expected a number above 0.")
+        return size
 
     def forward(self, images: Tensor) -> Tensor:
         return self._filter(images, conjugate=False)
@@ -94,6 +100,11 @@ class Inpainting(ImageOperator):
         super().__init__()
         self.register_buffer("mask", mask.bool())
 
+    @property
+    def norm_bound(self) -> float:
+        """A projection has the norm 1, or 0."""
+        return 1.0
+
     def forward(self, images: Tensor) -> Tensor:
         return images * self.mask
 
@@ -117,6 +128,11 @@ class SubsampledFourier(ImageOperator):
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask.bool())
+
+    @property
+    def norm_bound(self) -> float:
+        """A part of an orthonormal transform."""
+        return 1.0
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.view_as_real(torch.fft.fft2(images, norm="ortho") * self.mask)
@@ -154,6 +170,11 @@ class Radon(ImageOperator):
         matrix = matrix * self.scale
         self.register_buffer("_forward", _torch_sparse(matrix), persistent=False)
         self.register_buffer("_adjoint", _torch_sparse(matrix.T.tocsr()), persistent=False)
+
+    @property
+    def norm_bound(self) -> float:
+        """It is divided by its bound."""
+        return 1.0
 
     def forward(self, images: Tensor) -> Tensor:
         rows = images.reshape(len(images), -1).T

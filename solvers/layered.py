@@ -84,20 +84,21 @@ def read_activation(module: nn.Module) -> Activation | None:
     }  # fmt: skip
     if type(module) in plain:
         return activation(plain[type(module)])
-    if isinstance(module, CatalogueActivation):
+    # Of exactly these types: a subclass may compute something else.
+    if type(module) is CatalogueActivation:
         return module.row
-    if isinstance(module, nn.LeakyReLU) and 0 < module.negative_slope <= 1:
+    if type(module) is nn.LeakyReLU and 0 < module.negative_slope <= 1:
         return activation(f"leaky_relu({float(module.negative_slope)!r})")
-    if isinstance(module, nn.Hardtanh):
+    if type(module) is nn.Hardtanh:
         ends = (module.min_val, module.max_val)
         if ends == (-1, 1):
             return activation("hardtanh")
         return activation(f"clipped_relu({float(ends[1])!r})") if ends[0] == 0 and ends[1] > 0 else None
-    if isinstance(module, nn.Softshrink):
+    if type(module) is nn.Softshrink:
         return activation(f"soft_shrink({float(module.lambd)!r})")
-    if isinstance(module, nn.ELU) and module.alpha == 1:
+    if type(module) is nn.ELU and module.alpha == 1:
         return activation("elu")
-    return activation("softmax") if isinstance(module, nn.Softmax) and module.dim in (1, -1) else None
+    return activation("softmax") if type(module) is nn.Softmax and module.dim in (1, -1) else None
 
 
 @dataclass(frozen=True)

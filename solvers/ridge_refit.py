@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..formulations.errors import UsageError
 from ..formulations.ridge_regularizer import RidgeRefit
-from .convolution_norm import ConvolutionNorm, convolution_norm_bound
-from .ridge_regularizer import RidgeRegularizer
+from .convolution_norm import PROOF_GRID, ConvolutionNorm, convolution_norm_bound, squared_symbol
+from .ridge_regularizer import RidgeRegularizer, is_mirrored
 from .solution import SolveError
 
 KNOTS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 11.0, 16.0)
 FIT_GRID = 96
-PROOF_GRID = 512
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class OneStep:
     Attributes
     ----------
     filters : Tensor, shape (channels, side, side)
-        The second half mirror images of the first, see solvers/ridge_regularizer.py.
+        Correlation kernels. For the bounds the bank, each filter times the root of its largest slope, has to be closed
+        under both mirrorings up to signs, see solvers/ridge_regularizer.py; `pair_bank` of networks makes such banks.
     knots : Tensor, shape (channels, cells)
-        Where the cells of |u| begin; the first at 0, the last cell has no end.
+        Where the cells of |u| begin, increasing; the first at 0, the last cell has no end.
     slopes : Tensor, shape (channels, cells)
         Slopes of sigma on the cells, >= 0.
     """
@@ -52,13 +53,46 @@ class OneStep:
         """Bounds of the square root of sup_w sum_c (largest slope of c) |k_c(w)|^2; D is non-expansive if upper^2 <= 2.
 
         In general |D(y) - D(y')| <= max(1, upper^2 - 1) |y - y'|.
+
+        Raises
+        ------
+        UsageError
+            If a slope is negative, the knots do not increase from 0, or the bank is not closed under both mirrorings:
+            then this says nothing of D.
         """
+        self._check_activations()
         largest = self.slopes.amax(1).double().sqrt()
-        return convolution_norm_bound((largest[:, None, None] * self.filters.double())[:, None], grid=grid)
+        bank = largest[:, None, None] * self.filters.double()
+        if not is_mirrored(bank):
+            raise UsageError(
+                "the filters, each times the root of its largest slope, are not closed under mirroring rows and "
+                "columns up to signs; expected that, for at mirrored borders nothing is known of others: make them by "
+                "pair_bank."
+            )
+        return convolution_norm_bound(bank[:, None], grid=grid)
 
     def lipschitz_bound(self, grid: int = PROOF_GRID) -> float:
-        """An upper bound of the Lipschitz constant of D, proven up to rounding, for images of any size."""
+        """An upper bound of the Lipschitz constant of D, verified up to rounding, for images of any size.
+
+        Raises
+        ------
+        UsageError
+            As `expansion`.
+        """
         return max(1.0, self.expansion(grid).upper ** 2 - 1.0)
+
+    def _check_activations(self) -> None:
+        knots, slopes = self.knots, self.slopes
+        if slopes.dim() != 2 or knots.shape != slopes.shape or len(slopes) != len(self.filters):
+            shapes = [tuple(part.shape) for part in (self.filters, knots, slopes)]
+            raise UsageError(
+                f"filters, knots and slopes have the shapes {shapes}; expected (channels, side, side) and twice "
+                "(channels, cells)."
+            )
+        if not bool(torch.isfinite(slopes).all()) or not bool((slopes >= 0).all()):
+            raise UsageError(f"the least slope is {float(slopes.min()):g}; expected finite numbers of 0 or more.")
+        if bool((knots[:, 0] != 0).any()) or not bool((torch.diff(knots, dim=1) > 0).all()):
+            raise UsageError("the knots do not increase from 0; expected rows that begin at 0, each above the last.")
 
 
 def spline(responses: Tensor, knots: Tensor, slopes: Tensor) -> Tensor:
@@ -166,7 +200,7 @@ def refit(
         If Clarabel finds no solution.
     """
     pairs, cells = len(filters) // 2, knots.shape[1]
-    symbol = torch.fft.rfft2(filters.double(), s=(FIT_GRID, FIT_GRID)).abs().square()
+    symbol = squared_symbol(filters.double(), FIT_GRID)
     # Mirrored frequencies give the same row.
     rows = (symbol[:pairs] + symbol[pairs:])[:, : FIT_GRID // 2 + 1].reshape(pairs, -1).T.numpy()
     values, vectors = np.linalg.eigh(statistics.gram)
@@ -179,8 +213,8 @@ def refit(
     block = RidgeRefit(channels=pairs, cells=cells, frequencies=len(rows), rank=len(factor))
     problem = block.program()
     data = {"R": factor, "d": right, "H": rows, "price": price / statistics.noise, "cap": cap}
-    for name, value in data.items():
-        problem.param_dict[name].value = value
+    for parameter in problem.parameters():  # with one cell there are no jumps to be priced
+        parameter.value = data[parameter.name()]
     problem.solve(solver=cp.CLARABEL)
     found = problem.var_dict["s"].value
     if found is None:

@@ -10,16 +10,20 @@ with its kink rounded off), and the sum is rho |W|^2-weakly convex, W the analys
 Images are mirrored at the border, the border pixel repeated: let E be that extension to a torus of twice the sides.
 E/2 is an isometry, hence |W E|/2 <= |W| of the plane. If the bank is closed under both mirrorings (up to signs), the
 four quadrants of W E x hold the same responses, and the sum over one quadrant is a quarter of that over the torus:
-the operator here, on images of any size, is bounded by the supremum of its symbol (solvers/convolution_norm.py).
+the operator here, on images of any size, is bounded by the supremum of its symbol (solvers/convolution_norm.py). Of
+other banks it is not: the mirrored borders may nearly double what the symbol says.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..formulations.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,31 @@ def huber(values: Tensor, width: Tensor) -> Tensor:
 
 
 def extend(images: Tensor, reach: int) -> Tensor:
-    """Images mirrored at the border, the border pixel repeated, by `reach` pixels on every side."""
+    """Images mirrored at the border, the border pixel repeated, by `reach` pixels on every side.
+
+    Raises
+    ------
+    UsageError
+        If a side of the images is shorter than 2 `reach`, so that what is mirrored would overlap.
+    """
+    if min(images.shape[-2:]) < max(1, 2 * reach):
+        raise UsageError(
+            f"the images have {images.shape[-2]} x {images.shape[-1]} pixels; expected {max(1, 2 * reach)} or more in "
+            "each direction, for the filters reach over their borders: take larger images, or smaller filters."
+        )
     rows, columns = (_mirrored(size, reach, images.device) for size in images.shape[-2:])
     return images[..., rows[:, None], columns]
+
+
+def is_mirrored(bank: Tensor) -> bool:
+    """Whether a bank (channels, rows, columns) is closed under both mirrorings, up to signs and order, exactly."""
+
+    def members(filters: Tensor) -> Counter[tuple[float, ...]]:
+        rows = [tuple(row) for row in filters.detach().double().flatten(1).tolist()]
+        # Of a filter and its negative the greater stands for both.
+        return Counter(max(row, tuple(-value for value in row)) for row in rows)
+
+    return all(members(bank) == members(bank.flip(axis)) for axis in (-2, -1))
 
 
 def fold_back(extended: Tensor, reach: int) -> Tensor:

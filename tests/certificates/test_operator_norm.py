@@ -75,13 +75,23 @@ def test_tensors_and_zero() -> None:
     W = torch.nn.Linear(7, 3).weight
     assert matrix_norm_bound(W) == matrix_norm_bound(W.detach().double().numpy())
     assert matrix_norm_bound(np.zeros((3, 2))) == 0
+    assert matrix_norm_bound(W.bfloat16()) == matrix_norm_bound(W.bfloat16().float())
+    assert matrix_norm_bound(torch.tensor([[3]])) >= 3
     assert matrix_norm_bound(np.array([[5e-324]])) >= 5e-324
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.ones(3), np.ones((2, 0)), [["a"]], [[np.nan]], [[np.inf]], [[2.0**LARGEST_EXPONENT]]],
-    ids=["vector", "empty", "text", "nan", "infinite", "too large"],
+    [
+        torch.ones(1, 1, dtype=torch.complex64),
+        np.ones(3),
+        np.ones((2, 0)),
+        [["a"]],
+        [[np.nan]],
+        [[np.inf]],
+        [[2.0**LARGEST_EXPONENT]],
+    ],
+    ids=["complex", "vector", "empty", "text", "nan", "infinite", "too large"],
 )
 def test_refusals(wrong: object) -> None:
     with pytest.raises(UsageError, match="expected"):

@@ -74,3 +74,16 @@ def test_refit_keeps_to_the_cap() -> None:
     s = problem.var_dict["s"].value
     assert s.min() > -1e-7
     assert (H @ s.max(axis=1)).max() == pytest.approx(2.0, abs=1e-6)
+
+
+def test_refit_of_one_cell_has_no_jumps() -> None:
+    """Slopes of linear activations: projected least squares, against its closed form without the cap."""
+    block = RidgeRefit(channels=2, cells=1, frequencies=3)
+    assert block.program().is_dcp(dpp=True)
+    assert "error of the denoiser" in block.show()
+    problem = block.program()
+    data = {"R": np.diag([2.0, 1.0]), "d": np.array([1.0, -3.0]), "H": np.full((3, 2), 0.01), "cap": 2.0}
+    for parameter in problem.parameters():
+        parameter.value = data[parameter.name()]
+    problem.solve(solver=cp.CLARABEL)
+    np.testing.assert_allclose(problem.var_dict["s"].value.ravel(), [0.5, 0.0], atol=1e-6)

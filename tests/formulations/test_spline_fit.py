@@ -65,6 +65,18 @@ def test_every_model_is_disciplined_and_shown(loss: str, slopes: str) -> None:
     assert "penalty of kinks" in block.show()
 
 
+def test_two_knots_are_a_line_without_kinks() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(-1, 1, 20), rng.standard_normal(20)
+    block = SlopeSpline.of(x, y, knots=[-1.0, 1.0], penalty=5.0)
+    assert SlopeSpline(knots=2, slopes="convex").program().is_dcp(dpp=True)
+    assert "penalty of kinks" not in block.show()
+    problem = block.program()
+    problem.solve(solver=cp.CLARABEL)
+    slope, value = np.polyfit(x, y, 1)
+    np.testing.assert_allclose(problem.var_dict["c"].value, [value - slope, value + slope], atol=1e-6)
+
+
 def test_sums_over_cells_are_the_same_program() -> None:
     """The 2 x 2 Cholesky factors of the cells, and the constant that they leave."""
     rng = np.random.default_rng(1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from convexblocks.formulations import UsageError
 from convexblocks.networks.one_step_denoiser import OneStepDenoiser
@@ -66,9 +67,7 @@ def test_training_improves(kind: str) -> None:
     images = picture(64).expand(3, -1, -1, -1) + torch.tensor([0.0, 0.1, 0.2])[:, None, None, None]
     model = RidgeDenoiser(pairs=2, side=3) if kind == "ridge" else OneStepDenoiser(pairs=2, side=3)
     before = validation_psnr(model, images, 25.0)
-    records = train_denoiser(
-        model, images, images, cpu_minutes=0.08, levels=(20.0, 30.0), batch=2, learning_rate=1e-2
-    )
+    records = train_denoiser(model, images, images, cpu_minutes=0.08, levels=(20.0, 30.0), batch=2, learning_rate=1e-2)
     assert records[-1]["psnr"]["25"] > before
     assert records[-1]["steps"] > 5
 
@@ -106,7 +105,42 @@ def test_a_norm_in_a_file_is_not_believed(tmp_path: Path) -> None:
     assert again.modulus() > 0.009
 
 
+@pytest.mark.parametrize("way", ["load", "in place", "data", "bound"])
+def test_the_norm_is_that_of_the_filters_in_use(way: str) -> None:
+    model = RidgeDenoiser(pairs=4, side=5).eval()
+    assert convolution_norm_bound(model.filters()[:, None], grid=512).upper ** 2 <= 0.99001
+    if way == "load":
+        other = RidgeDenoiser(pairs=4, side=5, random_state=1)
+        model.load_state_dict(other.state_dict() | {"raw": 3 * other.raw.detach()})
+    elif way == "bound":
+        model.norm_bound /= 2
+    elif way == "data":
+        model.raw.data *= 3
+    else:
+        with torch.no_grad():
+            model.raw[0] *= 3
+    assert 0.98 < convolution_norm_bound(model.filters()[:, None], grid=512).upper ** 2 <= 0.99001
+    kept = model.norm_bound.clone()
+    assert torch.equal(model.filters(), model.filters())
+    assert torch.equal(kept, model.norm_bound)
+
+
+def test_steps_are_written_with_their_level(tmp_path: Path) -> None:
+    step = OneStepDenoiser(pairs=2, side=3).step()
+    for sigma in (None, 0.0, float("nan")):
+        with pytest.raises(UsageError, match="expected the noise level"):
+            save_denoiser(step, tmp_path / "a.safetensors", sigma=sigma)
+    tensors = {"filters": step.filters, "knots": step.knots, "slopes": step.slopes}
+    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+    save_file(tensors, tmp_path / "b.safetensors", {"kind": "one step", "sigma": "abc"})
+    with pytest.raises(UsageError, match="holds no denoiser"):
+        load_denoiser(tmp_path / "b.safetensors")
+
+
 def test_refusals(tmp_path: Path) -> None:
+    for wrong in ({"side": 4}, {"pairs": 0}, {"side": 1}, {"sigma": 0.0}):
+        with pytest.raises(UsageError, match="expected one pair or more"):
+            OneStepDenoiser(**wrong)
     with pytest.raises(UsageError, match="pairs is 3"):
         RidgeDenoiser(pairs=3)
     with pytest.raises(UsageError, match="neither a denoiser"):

@@ -71,7 +71,38 @@ def test_exact_cases() -> None:
     assert "margin" in str(one)
 
 
+@pytest.mark.parametrize("factor", [1e-310, 1e-200, 1e200, 1e300])
+def test_extreme_kernels_have_their_norm(factor: float) -> None:
+    """Their squares are out of range, the norms are not."""
+    kernel = random_kernel(7, 3, 2, 3, 3)
+    expected, bound = convolution_norm_bound(kernel), convolution_norm_bound(kernel * factor)
+    assert 0 < bound.lower <= bound.upper
+    assert bound.upper == pytest.approx(expected.upper * factor, rel=1e-6)
+    assert convolution_norm_bound(torch.full((1, 1, 1, 1), 5e-324, dtype=torch.float64)).upper >= 5e-324
+
+
+def test_scaling_by_a_power_of_two_changes_nothing() -> None:
+    kernel = random_kernel(8, 2, 4, 5, 5)
+    small, large = (convolution_norm_bound(kernel * 2.0**exponent) for exponent in (-600, 600))
+    assert small.lower * 2.0**600 == large.lower * 2.0**-600
+    assert small.upper * 2.0**600 == pytest.approx(large.upper * 2.0**-600, rel=1e-15)
+
+
+def test_the_symbol_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [random_kernel(9, *shape) for shape in ((3, 5, 3, 5), (4, 1, 5, 3))]
+    expected = [convolution_norm_bound(kernel, grid=33).lower for kernel in kernels]
+    monkeypatch.setattr("convexblocks.solvers.convolution_norm.PART", 1)
+    assert [convolution_norm_bound(kernel, grid=33).lower for kernel in kernels] == pytest.approx(expected, rel=1e-12)
+    for kernel, lower in zip(kernels, expected, strict=True):
+        symbol = torch.fft.fft2(kernel, s=(33, 33)).permute(2, 3, 0, 1)
+        assert float(torch.linalg.matrix_norm(symbol, 2).max()) == pytest.approx(lower, rel=1e-12)
+
+
 def test_refusals() -> None:
+    with pytest.raises(UsageError, match="real numbers"):
+        convolution_norm_bound(torch.ones(1, 1, 3, 3, dtype=torch.complex64))
+    with pytest.raises(UsageError, match="beyond the range"):
+        convolution_norm_bound(torch.full((1, 1, 3, 3), 1.7e308, dtype=torch.float64))
     with pytest.raises(UsageError, match="kernel has shape"):
         convolution_norm_bound(torch.ones(3, 3))
     with pytest.raises(UsageError, match="not finite"):

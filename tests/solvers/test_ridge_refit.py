@@ -61,6 +61,16 @@ def test_refit_is_best_and_does_not_expand(cap: float) -> None:
         assert statistics.error(other) > best * (1 - 1e-3)
 
 
+def test_refit_of_linear_activations() -> None:
+    """One cell: the denoiser is linear in the image too."""
+    (filters, knots), clean = filters_and_knots(), smooth_images()
+    statistics = refit_statistics(filters, knots[:, :1], clean, SIGMA)
+    made = refit(filters, knots[:, :1], statistics)
+    assert made.slopes.shape == (8, 1)
+    assert made.expansion().upper ** 2 <= 2 * (1 + 1e-5)
+    assert statistics.error(made.slopes[:4].numpy().astype(float)) < statistics.noise
+
+
 def test_no_pair_of_images_is_moved_apart() -> None:
     filters, knots = (value.double() for value in filters_and_knots())
     slopes = torch.rand(4, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
