@@ -14,52 +14,57 @@ from ..formulations.subproblem import require_nonnegative, require_positive, req
 from .comparison_text import Comparison, summary, tell
 from .console import print_json, read_settings, say, working
 from .training import DENSE, LENET, check_seed, limit_threads, load_data, make_network, outputs_for
+from .training_options import (
+    COURSE,
+    GOAL,
+    ActivationName,
+    DataFolder,
+    DataName,
+    Device,
+    Hidden,
+    Json,
+    LossName,
+    NetworkKind,
+    NoStandardize,
+    Sweeps,
+    Task,
+    WeightDecay,
+)
 
 if TYPE_CHECKING:
     from ..networks.comparison import BlockMethod, Goal
     from ..networks.datasets import Dataset
 
 Option = typer.Option
-DATA, NETWORK, GOAL, COURSE = "Data", "Network", "Objective", "Training"
 SHOWN = ("fenchel", "inequality", "monotone", "targets")
 BASELINES = ("adam", "sgd")
 
 
 def compare(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A name of `convexblocks list`, or a path: .npz, .csv")],
+    data: DataName,
     methods: Annotated[
         str | None, Option(metavar="A,B,...", help="Of `list`, and adam, sgd, logistic.", rich_help_panel=GOAL)
     ] = None,
-    task: Annotated[
-        str | None, Option(metavar="NAME", help="classification, regression; else from y.", rich_help_panel=DATA)
-    ] = None,
-    no_standardize: Annotated[
-        bool, Option("--no-standardize", help="Leave the features raw.", rich_help_panel=DATA)
-    ] = False,
-    data_dir: Annotated[
-        Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
-    ] = None,
-    kind: Annotated[
-        str, Option("--network", metavar="NAME", help="dense, lenet5 (28 x 28), graph.", rich_help_panel=NETWORK)
-    ] = DENSE,
-    hidden: Annotated[
-        list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
-    ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
-    activation: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=NETWORK)] = "relu",
-    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, mps.", rich_help_panel=NETWORK)] = "cpu",
-    loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
-    weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
+    task: Task = None,
+    no_standardize: NoStandardize = False,
+    data_dir: DataFolder = None,
+    kind: NetworkKind = DENSE,
+    hidden: Hidden = [64],  # noqa: B006 - typer reads the default and hands out a copy
+    activation: ActivationName = "relu",
+    device: Device = "cpu",
+    loss: LossName = None,
+    weight_decay: WeightDecay = 0.1,
     settings: Annotated[
         list[str] | None,
         Option("--set", metavar="METHOD.NAME=VALUE", help="E.g. fenchel.batch_size=500.", rich_help_panel=GOAL),
     ] = None,
     seeds: Annotated[int, Option(metavar="N", help="Runs: seeds 0, 1, ..., N-1.", rich_help_panel=COURSE)] = 3,
-    sweeps: Annotated[int, Option(metavar="N", help="At most so many.", rich_help_panel=COURSE)] = 30,
+    sweeps: Sweeps = 30,
     seconds: Annotated[
         float | None, Option(metavar="S", help="CPU seconds for each method.", rich_help_panel=COURSE)
     ] = None,
     plot: Annotated[Path | None, Option(metavar="FILE.png", help="Draw the loss against CPU time.")] = None,
-    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare training methods: same splits, starts and objective; Adam, SGD and a linear model beside them."""
     check_seed(seeds)

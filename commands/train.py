@@ -26,44 +26,51 @@ from .training import (
     train_baselines,
     train_method,
 )
+from .training_options import (
+    COURSE,
+    DATA,
+    GOAL,
+    NETWORK,
+    ActivationName,
+    DataFolder,
+    DataName,
+    Device,
+    Hidden,
+    Json,
+    LossName,
+    NetworkKind,
+    NoStandardize,
+    Sweeps,
+    Task,
+    WeightDecay,
+)
 
 if TYPE_CHECKING:
     from ..networks.datasets import Dataset
     from ..solvers.history import History
 
 Option = typer.Option
-DATA, NETWORK, GOAL, COURSE = "Data", "Network", "Objective", "Training"
 LEAST_DECREASE = 1e-4
 
 
 def train(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A name of `convexblocks list`, or a path: .npz, .csv")],
-    task: Annotated[
-        str | None, Option(metavar="NAME", help="classification, regression; else from y.", rich_help_panel=DATA)
-    ] = None,
+    data: DataName,
+    task: Task = None,
     no_split: Annotated[bool, Option("--no-split", help="Train on all samples.", rich_help_panel=DATA)] = False,
-    no_standardize: Annotated[
-        bool, Option("--no-standardize", help="Leave the features raw.", rich_help_panel=DATA)
-    ] = False,
-    data_dir: Annotated[
-        Path | None, Option(metavar="DIR", help="Has mnist.npz; or CONVEXBLOCKS_DATA.", rich_help_panel=DATA)
-    ] = None,
-    kind: Annotated[
-        str, Option("--network", metavar="NAME", help="dense, lenet5 (28 x 28), graph.", rich_help_panel=NETWORK)
-    ] = DENSE,
-    hidden: Annotated[
-        list[int], Option(metavar="N", help="Width; once for each hidden layer.", rich_help_panel=NETWORK)
-    ] = [64],  # noqa: B006 - typer reads the default and hands out a copy
-    activation: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=NETWORK)] = "relu",
+    no_standardize: NoStandardize = False,
+    data_dir: DataFolder = None,
+    kind: NetworkKind = DENSE,
+    hidden: Hidden = [64],  # noqa: B006 - typer reads the default and hands out a copy
+    activation: ActivationName = "relu",
     seed: Annotated[int, Option(metavar="N", help="Of split, start, mini-batches.", rich_help_panel=NETWORK)] = 0,
-    device: Annotated[str, Option(metavar="NAME", help="cpu, cuda, cuda:0, mps.", rich_help_panel=NETWORK)] = "cpu",
-    loss: Annotated[str | None, Option(metavar="NAME", help="By default from the task.", rich_help_panel=GOAL)] = None,
-    weight_decay: Annotated[float, Option(metavar="X", help="Times sum W^2 / 2.", rich_help_panel=GOAL)] = 0.1,
+    device: Device = "cpu",
+    loss: LossName = None,
+    weight_decay: WeightDecay = 0.1,
     method: Annotated[str, Option(metavar="NAME", help="See `list`.", rich_help_panel=GOAL)] = "fenchel",
     settings: Annotated[
         list[str] | None, Option("--set", metavar="NAME=VALUE", help="Setting of the method.", rich_help_panel=GOAL)
     ] = None,
-    sweeps: Annotated[int, Option(metavar="N", help="At most so many.", rich_help_panel=COURSE)] = 30,
+    sweeps: Sweeps = 30,
     tolerance: Annotated[
         float, Option(metavar="X", help="Least relative decrease; 0 never stops.", rich_help_panel=COURSE)
     ] = LEAST_DECREASE,
@@ -78,7 +85,7 @@ def train(
         bool, Option("--no-baselines", help="Without Adam and the linear model.", rich_help_panel=COURSE)
     ] = False,
     out: Annotated[Path | None, Option(metavar="RUN", help="New folder; without it nothing is kept.")] = None,
-    json: Annotated[bool, Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Train a network by convex blocks, e.g. alternating (fenchel), or a step of every layer's block (targets)."""
     check_seed(seed)
