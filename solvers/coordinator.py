@@ -26,6 +26,7 @@ from ..formulations.subproblem import require_count, require_nonnegative, requir
 from .devices import require_double
 from .history import History
 from .layered import read_network
+from .measured import plain_record
 from .sweep import Event, Training, measure, run_sweep
 from .training_data import prepare, prepare_validation
 from .training_run import check_goal, check_weights, first_record, network_settings, run_sweeps
@@ -157,7 +158,7 @@ def _sweep(training: Training, sweep: int, audit_every: int) -> tuple[dict[str, 
     before, training.uncounted_seconds = time.process_time(), 0.0
     record = run_sweep(training, sweep, audit, count)
     seconds = time.process_time() - before - training.uncounted_seconds
-    record |= measure(training)
+    record = plain_record(record) | measure(training)
     training.network.write(training.weights, training.biases)
     return record, seconds
 

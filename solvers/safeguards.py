@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..formulations.formulation import Architecture, LiftedState, training_objective
+from ..formulations.formulation import Architecture, LiftedState, forward, penalty
 from ..formulations.waiting import read_floats
 from .layered import LayeredNetwork
 
@@ -40,10 +41,36 @@ def all_finite(arrays: Iterable[Tensor]) -> bool:
     return bool(torch.stack(flags).all()) if flags else True
 
 
-def objective(architecture: Architecture, network: LayeredNetwork, state: LiftedState) -> float:
-    """The training objective of the weights as the network would hold them (rounded to its dtype)."""
+class Sight(NamedTuple):
+    """What one look at a network says.
+
+    Attributes
+    ----------
+    objective : float
+        The training objective of the weights as the network would hold them (rounded to its dtype).
+    finite : bool
+        Whether all weights and biases are.
+    squares : list of float
+        For each layer the mean square of its inputs over the features, summed over the samples.
+    """
+
+    objective: float
+    finite: bool
+    squares: list[float]
+
+
+def look(architecture: Architecture, network: LayeredNetwork, state: LiftedState) -> Sight:
+    """Look at the network of a state's weights; waits for its device once."""
     weights, biases = network.round(state.weights), network.round(state.biases)
-    return sum(training_objective(architecture, weights, biases, state.inputs, state.targets))
+    activations, output = forward(architecture, weights, biases, state.inputs)
+    below = [state.inputs, *activations]
+    loss, decay, finite, *squares = read_floats([
+        architecture.loss.values(output, state.targets).sum(),
+        penalty(architecture, weights),
+        torch.stack([array.isfinite().all() for array in [*weights, *biases]]).all().to(output.dtype),
+        *((inputs**2).sum() / inputs.shape[1] for inputs in below),
+    ])
+    return Sight(loss + decay, bool(finite), squares)
 
 
 def accept(
@@ -70,19 +97,19 @@ def accept(
             network.round([a + step * (b - a) for a, b in zip(was, now, strict=True)])
             for was, now in zip(old, new, strict=True)
         )
+        sight = look(architecture, network, state)
         # Saturating activations can hide an infinite weight from the objective.
-        if all_finite([*state.weights, *state.biases]) and objective(architecture, network, state) < before:
+        if sight.finite and sight.objective < before:
             return step
         step /= 2
     state.weights, state.biases = list(old[0]), list(old[1])
     return 0.0
 
 
-def curvature(architecture: Architecture, state: LiftedState, factors: list[float]) -> list[float]:
+def curvature(architecture: Architecture, squares: list[float], factors: list[float]) -> list[float]:
     """Scale of each weight block: its multiplier times the mean diagonal of its Gram matrix, plus the weight decay.
 
-    Proximal factors are fractions of it, so that they mean the same for all data sizes and feature scales.
+    Proximal factors are fractions of it, so that they mean the same for all data sizes and feature scales. The diagonal
+    is that of all samples (`Sight.squares`), also for mini-batches.
     """
-    below = [state.inputs, *state.activations]
-    squares = read_floats([(inputs**2).sum() / inputs.shape[1] for inputs in below])
     return [factor * square + architecture.weight_decay for square, factor in zip(squares, factors, strict=True)]

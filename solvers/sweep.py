@@ -27,8 +27,8 @@ from .batch import choose_engine, solve_checked
 from .engine import Engine
 from .history import History
 from .layered import LayeredNetwork
-from .measured import Measured, plain_record
-from .safeguards import accept, all_finite, curvature, objective, rebalance
+from .measured import Measured
+from .safeguards import accept, all_finite, curvature, look, rebalance
 from .solution import Solution
 from .training_data import TrainingData
 from .training_run import Event, SweepOverflowError, deployed_figures
@@ -70,7 +70,7 @@ def measure(training: Training) -> dict[str, Any]:
 
 
 def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[str, Any]:
-    """Run one sweep; the training ends with the accepted weights. Gives the sweep's record.
+    """Run one sweep; the training ends with the accepted weights. Gives its record, with numbers on the device.
 
     With `audit` its first batch is compared with Clarabel; with `count` only its iterations with those of cold starts.
     """
@@ -78,7 +78,7 @@ def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[
     rebalance(architecture, training.weights, training.biases)
     old = (training.weights, training.biases)
     whole = _state(training, slice(None))
-    before = objective(architecture, network, whole)
+    before = look(architecture, network, whole)
     record: dict[str, Any] = {
         "proximity": training.proximity,
         "tightening": training.tightening,
@@ -92,28 +92,29 @@ def run_sweep(training: Training, sweep: int, audit: bool, count: bool) -> dict[
         for place, rows in enumerate(batches):
             state = _state(training, rows)
             first = place == 0
-            _solve_blocks(training, state, rows, record, sweep if audit and first else None, count and first)
+            audited = sweep if audit and first else None
+            _solve_blocks(training, state, before.squares, rows, record, audited, count and first)
             training.weights, training.biases = state.weights, state.biases
         whole.weights, whole.biases = training.weights, training.biases
     except SweepOverflowError:
         undone, (whole.weights, whole.biases) = True, old
     if len(batches) == 1:
-        record["step"] = accept(architecture, network, whole, old, before)
+        record["step"] = accept(architecture, network, whole, old, before.objective)
         training.proximity *= SHRINK if record["step"] == 1 else GROW if record["step"] else GROW**2
         training.tightening *= LOOSEN if record["step"] == 1 else 1.0 if record["step"] else TIGHTEN
         training.tightening = min(max(training.tightening, 1.0), TIGHTEST)
     else:
         # Mini-batches may raise the objective; only a sweep that leaves the finite numbers is undone.
         whole.weights, whole.biases = network.round(whole.weights), network.round(whole.biases)
-        after = objective(architecture, network, whole)
-        sound = not undone and after < float("inf") and all_finite([*whole.weights, *whole.biases])
+        after = look(architecture, network, whole)
+        sound = not undone and after.finite and after.objective < float("inf")
         record["step"] = 1.0 if sound else 0.0
-        training.proximity *= 1.0 if sound and after < before else GROW
+        training.proximity *= 1.0 if sound and after.objective < before.objective else GROW
         if not record["step"]:
             whole.weights, whole.biases = old
     training.weights, training.biases = whole.weights, whole.biases
     training.proximity = min(max(training.proximity, LEAST_PROXIMITY), GREATEST_PROXIMITY)
-    return plain_record(record)
+    return record
 
 
 def _batches(training: Training) -> list[Rows]:
@@ -131,18 +132,19 @@ def _state(training: Training, rows: Rows) -> LiftedState:
 
 
 def _solve_blocks(
-    training: Training, state: LiftedState, rows: Rows, record: dict[str, Any], audit: int | None, count: bool
-) -> None:
+    training: Training, state: LiftedState, squares: list[float], rows: Rows, record: dict[str, Any],
+    audit: int | None, count: bool,
+) -> None:  # fmt: skip
     """Solve all blocks of one batch in order; the state ends with the new weights."""
     formulation = training.formulation.tightened(training.tightening)
     share = len(state.inputs) / len(training.data.inputs)
     # A mini-batch answers for its share of the penalty; its proximal terms stand in for the samples it does not see.
     architecture = replace(training.architecture, weight_decay=training.architecture.weight_decay * share)
     formulation.start(architecture, state)
-    scales = curvature(architecture, state, formulation.factors(architecture))
+    scales = curvature(training.architecture, squares, formulation.factors(training.architecture))
     if not all(map(math.isfinite, scales)):
         raise SweepOverflowError
-    state.proximity = [training.proximity * scale / share for scale in scales]
+    state.proximity = [training.proximity * scale for scale in scales]
     lifted_measured = False
     for step in (step for group in formulation.groups(architecture) for step in group):
         if step.block == "weight" and not lifted_measured:

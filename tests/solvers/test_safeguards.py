@@ -15,7 +15,7 @@ from convexblocks.formulations import ACTIVATIONS, LOSSES, Architecture, LiftedS
 from convexblocks.formulations.formulation import forward, penalty
 from convexblocks.solvers import build_network
 from convexblocks.solvers.layered import LayeredNetwork, read_network
-from convexblocks.solvers.safeguards import HALVINGS, accept, curvature, objective, rebalance
+from convexblocks.solvers.safeguards import HALVINGS, accept, curvature, look, rebalance
 
 HOMOGENEOUS = [name for name in ACTIVATIONS if activation(name).homogeneous]
 OTHERS = [name for name in ACTIVATIONS if name not in HOMOGENEOUS]
@@ -172,40 +172,40 @@ def downhill(architecture: Architecture, state: LiftedState, length: float) -> t
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_full_step_is_taken_where_it_descends(dtype: torch.dtype) -> None:
     architecture, network, state = setting(dtype)
-    old, before = (state.weights, state.biases), objective(architecture, network, state)
+    old, before = (state.weights, state.biases), look(architecture, network, state).objective
     new = downhill(architecture, state, 1e-2)
     state.weights, state.biases = new
     assert accept(architecture, network, state, old, before) == 1.0
     for found, wanted in zip((*state.weights, *state.biases), (*new[0], *new[1]), strict=True):
         assert torch.equal(found, wanted.to(dtype).double())
-    assert objective(architecture, network, state) < before
+    assert look(architecture, network, state).objective < before
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", [3.0, 100.0])
 def test_step_that_is_too_long_is_halved_until_it_descends(dtype: torch.dtype, length: float) -> None:
     architecture, network, state = setting(dtype)
-    old, before = (state.weights, state.biases), objective(architecture, network, state)
+    old, before = (state.weights, state.biases), look(architecture, network, state).objective
     new = downhill(architecture, state, length)
     state.weights, state.biases = new
     step = accept(architecture, network, state, old, before)
     assert 0 < step < 1
     assert torch.log2(torch.tensor(step)) == torch.log2(torch.tensor(step)).round()
-    assert objective(architecture, network, state) < before
+    assert look(architecture, network, state).objective < before
     for found, was, now in zip(state.weights, old[0], new[0], strict=True):
         assert torch.equal(found, (was + step * (now - was)).to(dtype).double())
     # The step twice as long did not descend: otherwise it would have been taken.
     state.weights, state.biases = (
         [a + 2 * step * (b - a) for a, b in zip(was, now, strict=True)] for was, now in zip(old, new, strict=True)
     )
-    assert objective(architecture, network, state) >= before
+    assert look(architecture, network, state).objective >= before
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("length", [-1e-2, 0.0])
 def test_without_descent_the_old_weights_come_back(dtype: torch.dtype, length: float) -> None:
     architecture, network, state = setting(dtype)
-    old, before = (state.weights, state.biases), objective(architecture, network, state)
+    old, before = (state.weights, state.biases), look(architecture, network, state).objective
     state.weights, state.biases = downhill(architecture, state, length)
     assert accept(architecture, network, state, old, before) == 0.0
     assert all(torch.equal(a, b) for a, b in zip(state.weights, old[0], strict=True))
@@ -220,7 +220,7 @@ def test_without_descent_the_old_weights_come_back(dtype: torch.dtype, length: f
 def test_weights_that_are_not_finite_are_never_accepted(value: float, where: str, weight_decay: float) -> None:
     # tanh is finite at infinity, so that without a penalty the objective alone does not tell.
     architecture, network, state = setting(weight_decay=weight_decay)
-    old, before = (state.weights, state.biases), objective(architecture, network, state)
+    old, before = (state.weights, state.biases), look(architecture, network, state).objective
     state.weights, state.biases = downhill(architecture, state, 1e-2)
     getattr(state, where)[0].view(-1)[0] = value
     assert accept(architecture, network, state, old, before) == 0.0
@@ -231,7 +231,7 @@ def test_weights_that_are_not_finite_are_never_accepted(value: float, where: str
 def test_weights_that_overflow_only_in_the_type_of_the_network_are_never_accepted(weight_decay: float) -> None:
     # 1e39 is a number in double precision and infinite in single precision, in which the network would hold it.
     architecture, network, state = setting(torch.float32, weight_decay=weight_decay)
-    old, before = (state.weights, state.biases), objective(architecture, network, state)
+    old, before = (state.weights, state.biases), look(architecture, network, state).objective
     state.weights, state.biases = downhill(architecture, state, 1e-2)
     state.weights[0][0, 0] = 1e39
     assert accept(architecture, network, state, old, before) < 1
@@ -252,19 +252,33 @@ def test_move_is_halved_a_limited_number_of_times() -> None:
 
 @pytest.mark.parametrize("names", [("tanh",), ("tanh", "tanh")])
 def test_curvature_is_the_mean_diagonal_of_the_gram_matrix_plus_the_weight_decay(names: tuple[str, ...]) -> None:
-    architecture, _, state = setting(names=names)
-    state.activations, _ = forward(architecture, state.weights, state.biases, state.inputs)
+    architecture, network, state = setting(names=names)
+    activations, _ = forward(architecture, state.weights, state.biases, state.inputs)
     factors = [0.1] * len(names) + [1.0]
-    found = curvature(architecture, state, factors)
-    for scale, factor, inputs in zip(found, factors, [state.inputs, *state.activations], strict=True):
+    found = curvature(architecture, look(architecture, network, state).squares, factors)
+    for scale, factor, inputs in zip(found, factors, [state.inputs, *activations], strict=True):
         diagonal = (factor * inputs.T @ inputs).diagonal()
-        assert scale == pytest.approx(float(diagonal.mean()) + architecture.weight_decay, rel=1e-12)
+        assert scale == pytest.approx(float(diagonal.mean()) + architecture.weight_decay, rel=1e-6)
 
 
 def test_curvature_follows_the_scale_and_the_number_of_the_samples() -> None:
-    architecture, _, state = setting()
+    architecture, network, state = setting()
     plain = Architecture(architecture.widths, architecture.activations, architecture.biases, architecture.loss, 0.0)
-    state.activations, _ = forward(plain, state.weights, state.biases, state.inputs)
-    once = curvature(plain, state, [1.0, 1.0])
-    state.inputs, state.activations = 3 * state.inputs, [x.repeat(2, 1) for x in state.activations]
-    assert curvature(plain, state, [1.0, 2.0]) == pytest.approx([9 * once[0], 4 * once[1]], rel=1e-12)
+    once = curvature(plain, look(plain, network, state).squares, [1.0, 1.0])
+    state.inputs, state.targets = state.inputs.repeat(2, 1), state.targets.repeat(2, 1)
+    twice = curvature(plain, look(plain, network, state).squares, [1.0, 2.0])
+    assert twice == pytest.approx([2 * once[0], 4 * once[1]], rel=1e-12)
+    state.inputs = 3 * state.inputs
+    scaled = curvature(plain, look(plain, network, state).squares, [1.0, 1.0])
+    assert scaled[0] == pytest.approx(18 * once[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_look_sees_weights_that_are_not_finite(place: int, value: float) -> None:
+    architecture, network, state = setting()
+    assert look(architecture, network, state).finite
+    state.weights[place] = state.weights[place].clone()
+    state.weights[place][0, 0] = value
+    assert not look(architecture, network, state).finite
+
