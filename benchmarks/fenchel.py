@@ -36,7 +36,7 @@ from convexblocks.solvers import build_network, fit, solve
 from convexblocks.solvers.conic import has_many_parameters
 from convexblocks.solvers.layered import read_network
 from convexblocks.solvers.reference import batch_size
-from convexblocks.solvers.safeguards import curvature
+from convexblocks.solvers.safeguards import curvature, look
 
 ACCURACY = 1e-6
 SWEEPS = 4
@@ -72,7 +72,8 @@ def blocks(hidden: tuple[int, ...], activation: str, **settings: Any) -> Iterato
     targets = torch.as_tensor(architecture.loss.encode(y, 10))
     state = LiftedState(torch.as_tensor(X / 16), targets, weights, biases)
     formulation.start(architecture, state)
-    scales = curvature(architecture, state, formulation.factors(architecture))
+    squares = look(architecture, layered, state).squares
+    scales = curvature(architecture, squares, formulation.factors(architecture))
     state.proximity = [history.last["proximity"] * scale for scale in scales]
     for step in (step for group in formulation.groups(architecture) for step in group):
         block = formulation.gather(step, architecture, state)

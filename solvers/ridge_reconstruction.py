@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..formulations.errors import UsageError
+from ..formulations.subproblem import require_nonnegative
 from .image_operators import ImageOperator
 from .ridge_denoising import norms
 from .ridge_regularizer import RidgeRegularizer
@@ -90,8 +90,7 @@ def reconstruct_ridge(
     UsageError
         If the price is below zero.
     """
-    if not 0 <= price < math.inf:
-        raise UsageError(f"price is {price:g}; expected a number of zero or above.")
+    require_nonnegative(price=price)
     back = operator.adjoint(measured)
 
     def gradient_at(images: Tensor) -> Tensor:

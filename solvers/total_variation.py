@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..formulations.errors import UsageError
+from ..formulations.subproblem import require_nonnegative
 from .image_operators import ImageOperator
 
 BALANCE = 10.0
@@ -73,8 +73,7 @@ def reconstruct_tv(
     UsageError
         If the price is below zero.
     """
-    if not 0 <= price < math.inf:
-        raise UsageError(f"price is {price:g}; expected a number of zero or above.")
+    require_nonnegative(price=price)
     size = 1 / math.sqrt(operator.norm_bound**2 + 8)
     step, dual_step = size * BALANCE, size / BALANCE
     x = operator.adjoint(measured).clamp(0, 1)
