@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..formulations.errors import UsageError
 from ..solvers.convolution_norm import squared_symbol
 from ..solvers.ridge_refit import OneStep
-from .ridge_denoiser import TRAINING_GRID, pair_bank
+from .ridge_denoiser import TRAINING_GRID, pair_bank, windowed_noise
 
 TRAINING_KNOTS = (0.0, 0.75, 1.5, 2.25, 3.0, 4.0, 6.0, 10.0)
 
@@ -43,7 +43,7 @@ class OneStepDenoiser(nn.Module):
             )
         generator = torch.Generator().manual_seed(random_state)
         self.sigma = sigma
-        self.raw = nn.Parameter(torch.randn(pairs, side, side, generator=generator) / side)
+        self.raw = nn.Parameter(windowed_noise(pairs, side, generator))
         # Steep where noise is, flat where edges are.
         start = torch.tensor([1.5 if knot < 2 else 0.1 for knot in TRAINING_KNOTS])
         self.log_slopes = nn.Parameter(start.log().expand(pairs, -1).clone())

@@ -14,6 +14,8 @@ from ..solvers.ridge_regularizer import RidgeRegularizer
 
 LEVELS = (5.0, 15.0, 25.0)
 TRAINING_GRID = 48
+# Standard deviation, in pixels, of the window over the first filters.
+WINDOW = 1.5
 # Training would make the kinks sharper and sharper, with little gain, and the solver slower by the square root.
 STEEPEST = 32.0
 # Below one, so that the objective stays strongly convex with rho = 1, and gaps have a bound.
@@ -55,7 +57,7 @@ class RidgeDenoiser(nn.Module):
             )
         generator = torch.Generator().manual_seed(random_state)
         self.rho = rho
-        self.raw = nn.Parameter(torch.randn(pairs, side, side, generator=generator) / side)
+        self.raw = nn.Parameter(windowed_noise(pairs, side, generator))
         self.register_buffer("norm_bound", torch.ones((), dtype=torch.float64))
         self.norm_bound: Tensor
         self._bounded: Tensor | None = None
@@ -133,6 +135,13 @@ class RidgeDenoiser(nn.Module):
         if not torch.is_grad_enabled():
             return found.images
         return differentiable(found.images, noisy, regularizer)
+
+
+def windowed_noise(pairs: int, side: int, generator: torch.Generator) -> Tensor:
+    """First filters, (pairs, side, side): noise that fades away from the middle, where most of what is learned lies."""
+    place = torch.arange(side) - side // 2
+    window = torch.exp(-(place[:, None].square() + place.square()) / (2 * WINDOW**2))
+    return torch.randn(pairs, side, side, generator=generator) * window / (2 * WINDOW)
 
 
 def pair_bank(raw: Tensor) -> Tensor:

@@ -56,12 +56,18 @@ class RidgeRegularizer:
     def synthesis(self, responses: Tensor) -> Tensor:
         """The adjoint W'u, shape (batch, 1, rows, columns)."""
         side, (rows, columns) = self.filters.shape[-1], responses.shape[-2:]
-        # A product and a sum over shifts: four times faster on a CPU than a transposed convolution with one output.
+        # One product, then sums over columns and over rows of the kernel: twice to ten times faster on a CPU than
+        # folding, or than a transposed convolution with one output.
         pixels = responses.permute(0, 2, 3, 1).flatten(1, 2)
-        patches = self.filters.flatten(1).T @ pixels.transpose(1, 2)
-        reach = side // 2
-        extended = functional.fold(patches, (rows + 2 * reach, columns + 2 * reach), side)
-        return fold_back(extended, reach)
+        shifted = (self.filters.flatten(1).T @ pixels.transpose(1, 2)).unflatten(1, (side, side))
+        shifted = shifted.unflatten(-1, (rows, columns))
+        by_row = shifted.new_zeros(len(responses), side, rows, columns + side - 1)
+        for column in range(side):
+            by_row[..., column : column + columns] += shifted[:, :, column]
+        extended = shifted.new_zeros(len(responses), rows + side - 1, columns + side - 1)
+        for row in range(side):
+            extended[:, row : row + rows] += by_row[:, row]
+        return fold_back(extended[:, None], side // 2)
 
     def potential(self, responses: Tensor) -> Tensor:
         """psi_c of every response."""
@@ -88,6 +94,10 @@ class RidgeRegularizer:
     def gradient(self, images: Tensor) -> Tensor:
         """W' psi'(W x), of the shape of the images."""
         return self.synthesis(self.activation(self.analysis(images)))
+
+    def detached(self) -> RidgeRegularizer:
+        """The same, without derivatives."""
+        return RidgeRegularizer(self.filters.detach(), self.slope.detach(), self.height.detach(), self.rho)
 
     def matrix(self, rows: int, columns: int) -> Tensor:
         """W as a matrix, shape (channels * rows * columns, rows * columns); for small images."""
