@@ -3,7 +3,8 @@
     python -m benchmarks.denoising [--models wcrr,crr,one_step] [--sigmas 5,15,25] [--images 68] [--out FILE.json]
 
 Reads bsd68.npz from the folder CONVEXBLOCKS_DATA. Noise is Gaussian, of seed 0, and not clipped; PSNR is averaged over
-images. One thread. `one_step` takes the step of each level; its Lipschitz constant is bounded (up to rounding).
+images. One thread. `one_step` takes the step of each level; its Lipschitz constant is bounded (up to rounding). A model
+may also be a file of `benchmarks.train_ridge`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def denoiser(name: str, sigma: float) -> tuple[Callable[[Tensor], Tensor], str]:
     model, _ = load_denoiser(f"one_step_{sigma:g}" if name == "one_step" else name)
     if isinstance(model, OneStep):
         return model, f"Lipschitz <= {model.lipschitz_bound():.6f}"
+    if model.steps is not None:
+        return lambda noisy: model(noisy, sigma), f"Lipschitz <= {model.lipschitz_bound():.6f}"
     regularizer, modulus = model.regularizer(sigma), model.modulus()
     guarantee = "firmly non-expansive" if model.rho == 0 else f"convex, modulus >= {modulus:.4f}"
     return lambda noisy: denoise(noisy, regularizer, tolerance=1e-3, max_iterations=300).images, guarantee

@@ -1,7 +1,8 @@
 """Train the denoisers that ship with the package; one CPU core, no more than an hour for each.
 
-    python -m benchmarks.train_ridge wcrr --minutes 45
-    python -m benchmarks.train_ridge crr --minutes 20 --start wcrr
+    python -m benchmarks.train_ridge wcrr --minutes 57 --side 11
+    python -m benchmarks.train_ridge crr --minutes 57 --side 11
+    python -m benchmarks.train_ridge crr --minutes 20 --steps 10 --out FOLDER
     python -m benchmarks.train_ridge one_step --sigma 25 --minutes 10
 
 Reads bsd400_train.npz from the folder CONVEXBLOCKS_DATA: 390 images to train, the next 6 to watch; BSD68 is not looked
@@ -54,9 +55,11 @@ class Log:
 
 
 def train_ridge(arguments: argparse.Namespace, images: Tensor, log: Log) -> None:
-    """A convex or weakly convex regularizer, as a deep equilibrium, at noise levels from 4 to 30."""
+    """A (weakly) convex regularizer at noise levels from 4 to 30: as a deep equilibrium, or through some steps."""
     rho = 0.0 if arguments.kind == "crr" else 1.0
-    model = RidgeDenoiser(pairs=arguments.pairs, side=arguments.side, rho=rho, random_state=arguments.random_state)
+    model = RidgeDenoiser(
+        pairs=arguments.pairs, side=arguments.side, rho=rho, steps=arguments.steps, random_state=arguments.random_state
+    )
     if arguments.start:
         start, _ = load_denoiser(arguments.start)
         assert isinstance(start, RidgeDenoiser)
@@ -114,6 +117,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=25.0, help="of one_step")
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--side", type=int, default=7)
+    parser.add_argument("--steps", type=int, help="of wcrr and crr: train that many steps, not the minimizer")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--refit-images", type=int, default=24)
     parser.add_argument("--random-state", type=int, default=0)

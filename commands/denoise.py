@@ -63,6 +63,8 @@ def _denoise(pixels: np.ndarray, sigma: float, which: str) -> tuple[np.ndarray, 
     facts: dict[str, Any]
     if isinstance(denoiser, OneStep):
         cleaned, facts = denoiser(noisy), {"lipschitz_bound": denoiser.lipschitz_bound()}
+    elif denoiser.steps is not None:
+        cleaned, facts = denoiser(noisy, sigma), {"lipschitz_bound": denoiser.lipschitz_bound()}
     else:
         modulus = denoiser.modulus()
         found = minimize(noisy, denoiser.regularizer(sigma), tolerance=1e-4)
@@ -70,7 +72,7 @@ def _denoise(pixels: np.ndarray, sigma: float, which: str) -> tuple[np.ndarray, 
         cleaned, facts = found.images, {
             "iterations": found.iterations, "objective": float(objective.sum()),
             "gap": float(found.gap(modulus).sum()), "modulus": modulus,
-            "lipschitz_bound": 1.0 if denoiser.rho == 0 else 1 / modulus,
+            "lipschitz_bound": denoiser.lipschitz_bound(),
         }  # fmt: skip
     facts["cpu_seconds"] = time.process_time() - start
     result = cleaned[:, 0].numpy()

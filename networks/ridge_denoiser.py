@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..formulations.errors import UsageError
+from ..formulations.subproblem import require_size
 from ..solvers.convolution_norm import PROOF_GRID, convolution_norm_bound, squared_symbol
-from ..solvers.ridge_denoising import denoise, differentiable
+from ..solvers.ridge_denoising import denoise, differentiable, gradient_steps
 from ..solvers.ridge_regularizer import RidgeRegularizer
 
 LEVELS = (5.0, 15.0, 25.0)
@@ -39,6 +40,9 @@ class RidgeDenoiser(nn.Module):
     rho : float
         0 for a convex regularizer, then D is firmly non-expansive; 1 for a 1-weakly convex one, then the objective is
         convex.
+    steps : int, optional
+        D is that many steps of gradient descent from y instead of the minimizer: trained through all of them, in
+        training and in use.
     random_state : int
         Seed of the first filters.
 
@@ -48,15 +52,19 @@ class RidgeDenoiser(nn.Module):
         If a size is impossible, or rho is outside [0, 1].
     """
 
-    def __init__(self, *, pairs: int = 24, side: int = 7, rho: float = 1.0, random_state: int = 0) -> None:
+    def __init__(
+        self, *, pairs: int = 24, side: int = 7, rho: float = 1.0, steps: int | None = None, random_state: int = 0
+    ) -> None:
         super().__init__()
+        if steps is not None:
+            require_size(steps=steps)
         if pairs < 2 or pairs % 2 or side < 3 or side % 2 == 0 or not 0 <= rho <= 1:
             raise UsageError(
                 f"pairs is {pairs}, side {side}, rho {rho}; expected an even number of pairs, an odd side of 3 or "
                 "more, and rho between 0 and 1."
             )
         generator = torch.Generator().manual_seed(random_state)
-        self.rho = rho
+        self.rho, self.steps = rho, steps
         self.raw = nn.Parameter(windowed_noise(pairs, side, generator))
         self.register_buffer("norm_bound", torch.ones((), dtype=torch.float64))
         self.norm_bound: Tensor
@@ -100,6 +108,10 @@ class RidgeDenoiser(nn.Module):
         """
         return 1.0 - self.rho * convolution_norm_bound(self.filters()[:, None], grid=PROOF_GRID).upper ** 2
 
+    def lipschitz_bound(self) -> float:
+        """An upper bound of the Lipschitz constant of D, of the minimizer as of steps towards it, up to rounding."""
+        return 1.0 if self.rho == 0 else 1 / self.modulus()
+
     def heights(self, sigma: Tensor) -> Tensor:
         """Heights of the potentials at noise levels sigma (batch,) on the scale 0..255, shape (batch, 2 pairs)."""
         place = sigma.log()
@@ -121,7 +133,7 @@ class RidgeDenoiser(nn.Module):
     def forward(
         self, noisy: Tensor, sigma: Tensor | float, *, tolerance: float = 1e-3, max_iterations: int = 100
     ) -> Tensor:
-        """Denoise; differentiable in the parameters (implicit differentiation), not in the images.
+        """Denoise; differentiable in parameters and images: of the minimizer by implicit differentiation.
 
         Parameters
         ----------
@@ -129,8 +141,12 @@ class RidgeDenoiser(nn.Module):
             Images with values in [0, 1], plus noise.
         sigma : Tensor or float
             Standard deviation of the noise on the scale 0..255; a number or one for each image.
+        tolerance, max_iterations : float, int
+            Of `solvers.ridge_denoising.denoise`; without a meaning for a number of steps.
         """
         regularizer = self.regularizer(sigma)
+        if self.steps is not None:
+            return gradient_steps(noisy, regularizer, self.steps)
         found = denoise(noisy, regularizer, tolerance=tolerance, max_iterations=max_iterations)
         if not torch.is_grad_enabled():
             return found.images

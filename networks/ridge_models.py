@@ -49,6 +49,8 @@ def save_denoiser(model: RidgeDenoiser | OneStep, path: str | Path, *, sigma: fl
     else:
         tensors = model.state_dict()
         metadata = {"kind": "ridge", "rho": f"{model.rho:g}"}
+        if model.steps is not None:
+            metadata["steps"] = str(model.steps)
     save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path, metadata)
 
 
@@ -83,7 +85,8 @@ def load_denoiser(which: str | Path) -> tuple[RidgeDenoiser | OneStep, float | N
         if metadata["kind"] == "one step":
             return OneStep(tensors["filters"], tensors["knots"], tensors["slopes"]), float(metadata["sigma"])
         pairs, side = tensors["raw"].shape[:2]
-        model = RidgeDenoiser(pairs=pairs, side=side, rho=float(metadata["rho"]))
+        steps = int(metadata["steps"]) if "steps" in metadata else None
+        model = RidgeDenoiser(pairs=pairs, side=side, rho=float(metadata["rho"]), steps=steps)
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise UsageError(

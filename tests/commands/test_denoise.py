@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from convexblocks.commands.main import app
+from convexblocks.networks.ridge_denoiser import RidgeDenoiser
+from convexblocks.networks.ridge_models import save_denoiser
 
 
 def run(*words: Any) -> Result:
@@ -47,6 +49,16 @@ def test_grey_image(model: str, noisy: Path, clean: np.ndarray, tmp_path: Path) 
     assert "moved apart" in told
     assert ("The objective is convex" in told) is (model != "one_step_25")
     assert error(out, clean) < error(noisy, clean) / 4
+
+
+def test_steps_of_a_file_tell_no_objective(noisy: Path, clean: np.ndarray, tmp_path: Path) -> None:
+    model = RidgeDenoiser(pairs=2, side=3, rho=0.0, steps=60).eval()
+    save_denoiser(model, tmp_path / "steps.safetensors")
+    told = run("denoise", noisy, "--sigma", 25, "--model", tmp_path / "steps.safetensors", "--out", tmp_path / "c.png")
+    assert told.exit_code == 0, told.output
+    assert "bjective" not in told.stdout
+    assert "moved apart by more than the factor 1.0000" in " ".join(told.stdout.split())
+    assert error(tmp_path / "c.png", clean) < error(noisy, clean)
 
 
 def test_as_data(noisy: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,11 @@ def test_heights_pass_through_the_levels() -> None:
     assert bool(torch.isfinite(heights).all())
 
 
-@pytest.mark.parametrize("kind", ["ridge", "step"])
+@pytest.mark.parametrize("kind", ["ridge", "ridge in steps", "step"])
 def test_training_improves(kind: str) -> None:
     images = picture(64).expand(3, -1, -1, -1) + torch.tensor([0.0, 0.1, 0.2])[:, None, None, None]
-    model = RidgeDenoiser(pairs=2, side=3) if kind == "ridge" else OneStepDenoiser(pairs=2, side=3)
+    models = {"ridge": RidgeDenoiser, "ridge in steps": partial(RidgeDenoiser, steps=5), "step": OneStepDenoiser}
+    model = models[kind](pairs=2, side=3)
     before = validation_psnr(model, images, 25.0)
     records = train_denoiser(model, images, images, cpu_minutes=0.08, levels=(20.0, 30.0), batch=2, learning_rate=1e-2)
     assert records[-1]["psnr"]["25"] > before
@@ -86,6 +88,13 @@ def test_files_keep_denoisers(tmp_path: Path) -> None:
     assert level is None
     assert isinstance(again, RidgeDenoiser)
     y = noisy(25)
+    with torch.no_grad():
+        torch.testing.assert_close(again(y, 25.0), model(y, 25.0))
+    model = RidgeDenoiser(pairs=2, side=3, rho=0.0, steps=4).eval()
+    save_denoiser(model, tmp_path / "a.safetensors")
+    again, _ = load_denoiser(tmp_path / "a.safetensors")
+    assert isinstance(again, RidgeDenoiser)
+    assert (again.steps, again.lipschitz_bound()) == (4, 1.0)
     with torch.no_grad():
         torch.testing.assert_close(again(y, 25.0), model(y, 25.0))
     step = OneStepDenoiser(pairs=2, side=3).step()
@@ -143,6 +152,8 @@ def test_refusals(tmp_path: Path) -> None:
             OneStepDenoiser(**wrong)
     with pytest.raises(UsageError, match="pairs is 3"):
         RidgeDenoiser(pairs=3)
+    with pytest.raises(UsageError, match="steps is 0"):
+        RidgeDenoiser(steps=0)
     with pytest.raises(UsageError, match="neither a denoiser"):
         load_denoiser("bm3d")
     (tmp_path / "c.safetensors").write_text("nothing")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cvxpy as cp
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 
 from convexblocks.formulations.ridge_regularizer import RidgeDenoising
 from convexblocks.networks.ridge_denoiser import pair_bank
 from convexblocks.solvers.convolution_norm import convolution_norm_bound
-from convexblocks.solvers.ridge_denoising import denoise, differentiable, norms
+from convexblocks.solvers.ridge_denoising import denoise, differentiable, gradient_steps, norms
 from convexblocks.solvers.ridge_regularizer import RidgeRegularizer, extend, fold_back
 
 
@@ -36,6 +39,40 @@ def test_border_and_adjoints() -> None:
     u = image(2, 8, 6, 7, seed=2)
     assert float((made.analysis(x) * u).sum()) == pytest.approx(float((x * made.synthesis(u)).sum()), rel=1e-12)
     torch.testing.assert_close(made.matrix(6, 7) @ x[1].flatten(), made.analysis(x)[1].flatten())
+
+
+@pytest.mark.parametrize("check", [gradcheck, gradgradcheck])
+def test_derivatives_of_the_operators(check: Callable[..., bool]) -> None:
+    made, x, u = regularizer(0.0), image(2, 1, 4, 5), image(2, 8, 4, 5, seed=1)
+
+    def operator(filters: Tensor) -> RidgeRegularizer:
+        return RidgeRegularizer(filters, made.slope, made.height)
+
+    filters = made.filters.clone().requires_grad_()
+    assert check(lambda x, k: operator(k).analysis(x), (x.requires_grad_(), filters))
+    assert check(lambda u, k: operator(k).synthesis(u), (u.requires_grad_(), filters))
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+def test_the_synthesis_is_a_transposed_convolution(side: int) -> None:
+    made, u = regularizer(0.0, side=side), image(2, 8, 9, 7)
+    whole = torch.nn.functional.conv_transpose2d(u, made.filters[:, None])
+    torch.testing.assert_close(made.synthesis(u), fold_back(whole, side // 2))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
+def test_steps_lead_to_the_minimizer_and_do_not_expand(rho: float) -> None:
+    made, y, other = regularizer(rho, steep=5.0), image(2, 1, 8, 8), image(2, 1, 8, 8, seed=1)
+    other[1] = y[1] + 1e-3 * other[1]
+    apart = norms(y - other)
+    for steps in (1, 3, 10, 100):
+        moved = norms(gradient_steps(y, made, steps) - gradient_steps(other, made, steps))
+        assert bool((moved <= apart / (1 - rho * 0.99**2) * (1 + 1e-12)).all())
+    best = denoise(y, made, tolerance=1e-12, max_iterations=20000).images
+    torch.testing.assert_close(gradient_steps(y, made, 4000), best, rtol=0, atol=1e-9)
+    # The same step for every image of a batch, or each its own.
+    own = RidgeRegularizer(made.filters, made.slope.expand(2, -1), made.height.expand(2, -1), rho)
+    torch.testing.assert_close(gradient_steps(y, own, 3), gradient_steps(y, made, 3))
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (6, 9), (12, 12)])
