@@ -116,7 +116,7 @@ def gradient_steps(noisy: Tensor, regularizer: RidgeRegularizer, steps: int) -> 
 
 
 def differentiable(
-    denoised: Tensor, noisy: Tensor, regularizer: RidgeRegularizer, *, tolerance: float = 1e-2
+    denoised: Tensor, noisy: Tensor, regularizer: RidgeRegularizer, *, tolerance: float = 3e-2
 ) -> Tensor:
     """The minimizers, with derivatives in y, filters, slopes and heights by the implicit function theorem.
 
@@ -153,12 +153,12 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, *tensors = ctx.saved_tensors
-        fixed = RidgeRegularizer(*tensors, ctx.rho)
+        x, filters, slope, height = ctx.saved_tensors
+        fixed = RidgeRegularizer(filters, slope, height, ctx.rho)
         v = solve_hessian(fixed, fixed.curvature(fixed.analysis(x)), gradients[0], ctx.tolerance)
         with torch.enable_grad():
-            moving = [tensor.detach().requires_grad_() for tensor in tensors]
-            regularizer = RidgeRegularizer(*moving, ctx.rho)
+            moving = [tensor.detach().requires_grad_() for tensor in (filters, slope, height)]
+            regularizer = RidgeRegularizer(moving[0], moving[1], moving[2], ctx.rho)
             product = regularizer.analysis(v) * regularizer.activation(regularizer.analysis(x))
             found = torch.autograd.grad(-product.sum(), moving)
         return None, v, *found, None, None
