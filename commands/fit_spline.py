@@ -24,7 +24,9 @@ Option = typer.Option
 
 def fit_spline(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv with a header: one feature, and the target last.")],
-    slopes: Annotated[str, Option(metavar="LOW,HIGH", help="Bounds (0,inf), or a property: monotone, convex, nonexpansive, ...")] = "free",
+    slopes: Annotated[
+        str, Option(metavar="LOW,HIGH", help="Bounds (0,inf), or a property: monotone, convex, nonexpansive, ...")
+    ] = "free",
     tv: Annotated[float, Option("--tv", metavar="X", help="Price of the kinks.")] = 1.0,
     loss: Annotated[str, Option(metavar="NAME", help="squared, huber(1), absolute, quantile(0.9), ...")] = "squared",
     knots: Annotated[int | None, Option(metavar="N", help="On an even grid; by default the best function.")] = None,
