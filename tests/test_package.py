@@ -111,7 +111,7 @@ print([m for m in {heavy} if m in sys.modules])
 
 # What is imported under another name than it is installed by.
 INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow"}
-OPTIONAL = ("osqp", "moreau", "cvxpylayers")
+OPTIONAL = ("osqp", "moreau", "cvxpylayers", "deepinv")
 
 
 def requirement_names(requirements: list[str]) -> set[str]:
