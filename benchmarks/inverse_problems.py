@@ -103,7 +103,10 @@ def solvers(operator: ImageOperator, noise: float, loose: float = 1.0) -> dict[s
 
     def plugged(measured: Tensor, strength: float) -> tuple[Tensor, float]:
         denoiser, limit = firm(step, min(strength, 1.0)), int(300 / loose**0.5)
-        found = plug_and_play(operator, measured, denoiser, 1.8, tolerance=2e-5 * loose, max_iterations=limit)
+        step_size, stop = 0.99 / operator.norm_bound**2, 2e-5 * loose
+        found = plug_and_play(
+            operator, measured, denoiser, step_size, accelerate=True, tolerance=stop, max_iterations=limit
+        )
         return found.images, float(found.residual.max())
 
     return {

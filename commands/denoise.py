@@ -32,6 +32,8 @@ def denoise(
         raise UsageError(f"--out is {str(out)!r}; expected a file name that ends in .png: PNG is what is written.")
     if not out.resolve().parent.is_dir():
         raise UsageError(f"--out is {str(out)!r}, in a folder that does not exist; expected one that does: make it.")
+    if out.resolve() == image.resolve():
+        raise UsageError(f"--out is the image itself, {str(out)!r}; expected another name: the noisy image is kept.")
     with working("denoising", quiet=json):
         cleaned, facts = _denoise(pixels, sigma, model)
     _write(out, cleaned)
@@ -88,7 +90,11 @@ def _tell(report: dict[str, Any]) -> None:
             f"|gradient|^2 / (2 modulus)), after {report['iterations']} iterations."
         )
         say(f"The objective is convex: its modulus of strong convexity is at least {report['modulus']:.4f}.")
-    say(f"No two images are moved apart by more than the factor {report['lipschitz_bound']:.4f}.")
+    bound = report["lipschitz_bound"]
+    say(
+        "No two images are moved apart." if bound <= 1 else
+        f"No two images are moved apart by more than the factor {bound:.4g}; by --model crr they never are."
+    )  # fmt: skip
     say(f"{report['cpu_seconds']:.1f} CPU seconds.")
 
 
@@ -115,10 +121,8 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
-    import matplotlib.image
     import numpy as np
+    from PIL import Image
 
-    clipped = np.clip(pixels, 0, 1)
-    colour = clipped if clipped.ndim == 3 else np.repeat(clipped[..., None], 3, axis=2)
-    # Rounded here: imsave would cut the fraction off.
-    matplotlib.image.imsave(path, np.round(255 * colour).astype(np.uint8))
+    # Grey as grey: matplotlib would write four channels.
+    Image.fromarray(np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)).save(path)

@@ -24,7 +24,9 @@ Option = typer.Option
 
 def fit_spline(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv with a header: one feature, and the target last.")],
-    slopes: Annotated[str, Option(metavar="LOW,HIGH", help="Bounds (0,inf), or a property: monotone.")] = "free",
+    slopes: Annotated[
+        str, Option(metavar="LOW,HIGH", help="Bounds (0,inf), or a property: monotone, convex, nonexpansive, ...")
+    ] = "free",
     tv: Annotated[float, Option("--tv", metavar="X", help="Price of the kinks.")] = 1.0,
     loss: Annotated[str, Option(metavar="NAME", help="squared, huber(1), absolute, quantile(0.9), ...")] = "squared",
     knots: Annotated[int | None, Option(metavar="N", help="On an even grid; by default the best function.")] = None,
@@ -87,8 +89,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     bad = np.flatnonzero(~(np.isfinite(X[:, 0]) & np.isfinite(y)))
     if len(bad):
         raise UsageError(
-            f"sample {bad[0] + 1} of {str(path)!r} is empty, NaN or infinite; expected finite numbers: remove these "
-            f"{len(bad)} lines."
+            f"sample {bad[0] + 1} of {str(path)!r} is empty, NaN or infinite; expected finite numbers: remove "
+            + ("that line." if len(bad) == 1 else f"the {len(bad)} lines like that.")
         )
     return X[:, 0], y
 

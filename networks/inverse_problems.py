@@ -8,6 +8,10 @@ converges to one (Krasnoselskii and Mann). A one-step denoiser D(y) = y - W' sig
 a function, which is convex if D is firmly non-expansive; D is then the proximal map of a convex one (Moreau): a fixed
 point minimizes t/2 |H x - y|^2 plus that function. The step t thus says how much the data count.
 
+So the iteration is a proximal gradient method, and with t <= 1/|H|^2 it may be accelerated (Beck & Teboulle, SIAM J.
+Imaging Sci. 2, 2009; with the restart of O'Donoghue & Candes, 2015). It takes a few times fewer iterations then, and
+its residuals may rise on the way.
+
 What has to be known is the norm of the operator and that of W' diag(max sigma') W, both bounded up to rounding.
 Source: Goujon et al., "A neural-network-based convex regularizer for inverse problems", IEEE TCI 2023 (the denoiser);
 Bauschke & Combettes, "Convex Analysis and Monotone Operator Theory" (2017), propositions 4.44 and 5.16, corollary 24.6.
@@ -35,7 +39,7 @@ class FixedPoint:
     images : Tensor, shape (batch, 1, rows, columns)
         The last iterates.
     residual : Tensor, shape (batch,)
-        |x_(k+1) - x_k| of the last iteration, by which they miss being fixed points at most.
+        How far the last iteration moved, by which they miss being fixed points at most.
     iterations : int
         Of the whole batch.
     averaged : float
@@ -95,6 +99,7 @@ def plug_and_play(
     denoiser: OneStep,
     step: float = 1.0,
     *,
+    accelerate: bool = False,
     start: Tensor | None = None,
     tolerance: float = 1e-4,
     max_iterations: int = 500,
@@ -111,6 +116,8 @@ def plug_and_play(
         Firmly non-expansive, see `firm`.
     step : float
         Above 0 and below 2/|H|^2; the smaller, the more the denoiser counts.
+    accelerate : bool
+        Whether to go beyond each new point in the direction in which it was reached; then the step is at most 1/|H|^2.
     start : Tensor, optional
         Where to begin; by default H'y.
     tolerance : float
@@ -127,15 +134,24 @@ def plug_and_play(
     moved = step * operator.norm_bound**2 / 2
     if not 0 < moved < 1:
         raise UsageError(f"step is {step:g}; expected one above 0 and below {2 / operator.norm_bound**2:g}, 2/|H|^2.")
+    if accelerate and moved > 0.5:
+        raise UsageError(f"step is {step:g}; expected at most {1 / operator.norm_bound**2:g}, 1/|H|^2, to accelerate.")
     if max_iterations < 1:
         raise UsageError(f"max_iterations is {max_iterations}; expected one or more.")
     require_firm(denoiser)
     back = operator.adjoint(measured)
-    x = back if start is None else start
+    x = ahead = back if start is None else start
+    momentum = torch.ones(len(x), dtype=x.dtype, device=x.device)
     limit, iteration = tolerance * (1 + norms(back)), 0
     while True:
-        new = denoiser(x - step * (operator.adjoint(operator(x)) - back))
-        residual, x, iteration = norms(new - x), new, iteration + 1
+        new = denoiser(ahead - step * (operator.adjoint(operator(ahead)) - back))
+        residual, iteration = norms(new - ahead), iteration + 1
         if iteration >= max_iterations or bool((residual <= limit).all()):
             # Of a map that is 1/2-averaged after one that is b-averaged: 1/(2 - b).
-            return FixedPoint(x, residual, iteration, 1 / (2 - moved))
+            return FixedPoint(new, residual, iteration, 1 / (2 - moved))
+        weight = torch.zeros_like(momentum)
+        if accelerate:
+            turned = ((ahead - new) * (new - x)).flatten(1).sum(1) > 0
+            following = torch.where(turned, 1.0, (1 + (1 + 4 * momentum.square()).sqrt()) / 2)
+            weight, momentum = torch.where(turned, 0.0, (momentum - 1) / following), following
+        ahead, x = new + weight[:, None, None, None] * (new - x), new

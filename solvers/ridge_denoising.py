@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..formulations.subproblem import require_nonnegative
 from .ridge_regularizer import RidgeRegularizer
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """What `denoise` found.
+    """What `denoise` found, of the objective P(x) = 1/2 |x - y|^2 + price R(x).
 
     Attributes
     ----------
@@ -48,36 +49,45 @@ def denoise(
     noisy: Tensor,
     regularizer: RidgeRegularizer,
     *,
+    price: float = 1.0,
     start: Tensor | None = None,
     tolerance: float = 1e-4,
     max_iterations: int = 1000,
 ) -> Denoised:
-    """Minimize 1/2 |x - y|^2 + R(x) over x, for every image y of a batch.
+    """Minimize 1/2 |x - y|^2 + price R(x) over x, for every image y of a batch.
 
     Nesterov's acceleration, restarted for each image where the step and the gradient point the same way (O'Donoghue &
-    Candes 2015). The step 1/(1 + largest slope) needs |W| <= 1.
+    Candes 2015). The step 1/(1 + price largest slope) needs |W| <= 1.
 
     Parameters
     ----------
     noisy : Tensor, shape (batch, 1, rows, columns)
         y; sides of at least the filters'.
     regularizer : RidgeRegularizer
-        With |W| <= 1, and rho <= 1 for a convex problem.
+        With |W| <= 1, and price rho <= 1 for a convex problem.
+    price : float
+        Of the regularizer, >= 0.
     start : Tensor, optional
         A warm start; by default y.
     tolerance : float
         Stop when |grad P| <= tolerance * (1 + |y|) for every image.
     max_iterations : int
         Stop there in any case.
+
+    Raises
+    ------
+    UsageError
+        If the price is below zero.
     """
+    require_nonnegative(price=price)
     x = noisy if start is None else start
     ahead, momentum = x, torch.ones(len(noisy), dtype=noisy.dtype, device=noisy.device)
     slope = regularizer.slope.max(-1).values.expand(len(noisy))
-    step = (1 / (1 + slope))[:, None, None, None]
+    step = (1 / (1 + price * slope))[:, None, None, None]
     limit = tolerance * (1 + norms(noisy))
     iterations = 0
     for iterations in range(1, max_iterations + 1):
-        gradient = ahead - noisy + regularizer.gradient(ahead)
+        gradient = ahead - noisy + price * regularizer.gradient(ahead)
         if bool((norms(gradient) <= limit).all()):
             return Denoised(ahead, norms(gradient), iterations)
         new = ahead - step * gradient
@@ -86,7 +96,7 @@ def denoise(
         weight = (1 - turned) * (momentum - 1) / following
         ahead = new + weight[:, None, None, None] * (new - x)
         x, momentum = new, following
-    return Denoised(x, norms(x - noisy + regularizer.gradient(x)), iterations)
+    return Denoised(x, norms(x - noisy + price * regularizer.gradient(x)), iterations)
 
 
 def gradient_steps(noisy: Tensor, regularizer: RidgeRegularizer, steps: int) -> Tensor:

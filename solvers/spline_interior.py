@@ -224,6 +224,8 @@ def measure_splines(program: Program, first: Array, s: Array, nu: Array, theta: 
     low, high = arrays.maximum(program.low, -reach), arrays.minimum(program.high, reach)
     dual = dual_value(measure.conjugates, measure.sums, program.widths, nu, program.penalty, low, high,
                       convex=program.convex)  # fmt: skip
+    # No spline leaves less than a perfect fit without kinks would.
+    dual = arrays.maximum(dual, program.lowest)
     gap = relative_gap(objective, dual, program.lowest, program.start)
     # An iterate that has gone astray never counts as good.
     return Quality(first + shift, s, objective, dual, arrays.where(gap >= 0, gap, 0 * gap + np.inf), reach)

@@ -110,8 +110,8 @@ print([m for m in {heavy} if m in sys.modules])
 
 
 # What is imported under another name than it is installed by.
-INSTALLED_AS = {"sklearn": "scikit-learn"}
-OPTIONAL = ("osqp", "moreau", "cvxpylayers")
+INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+OPTIONAL = ("osqp", "moreau", "cvxpylayers", "deepinv")
 
 
 def requirement_names(requirements: list[str]) -> set[str]:
@@ -147,7 +147,7 @@ def test_undeclared_imports_are_noticed(line: str, found: list[str]) -> None:
 
 def test_optional_packages_are_extras() -> None:
     """They are imported by name, through optional_package; a message that names an extra names one that exists."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sources("solvers"))
+    text = "\n".join(path.read_text(encoding="utf-8") for room in ("solvers", "networks") for path in sources(room))
     asked = {name.split(".")[0] for name in re.findall(r'optional_package\("([\w.]+)"\)', text)}
     extras = PYPROJECT["project"]["optional-dependencies"]
     assert asked == set(OPTIONAL)

@@ -36,7 +36,8 @@ def noisy(clean: np.ndarray, tmp_path: Path) -> Path:
 
 def error(path: Path, clean: np.ndarray) -> float:
     pixels = matplotlib.image.imread(path)
-    return float(((pixels[..., :3] - clean.reshape(*clean.shape[:2], -1)) ** 2).mean())
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+    return float(((pixels - clean.reshape(*clean.shape[:2], -1)) ** 2).mean())
 
 
 @pytest.mark.parametrize("model", ["wcrr", "crr", "one_step_25"])
@@ -48,6 +49,8 @@ def test_grey_image(model: str, noisy: Path, clean: np.ndarray, tmp_path: Path) 
     assert "40 x 32" in told
     assert "moved apart" in told
     assert ("The objective is convex" in told) is (model != "one_step_25")
+    # Grey as grey.
+    assert matplotlib.image.imread(out).shape == (40, 32)
     assert error(out, clean) < error(noisy, clean) / 4
 
 
@@ -57,8 +60,22 @@ def test_steps_of_a_file_tell_no_objective(noisy: Path, clean: np.ndarray, tmp_p
     told = run("denoise", noisy, "--sigma", 25, "--model", tmp_path / "steps.safetensors", "--out", tmp_path / "c.png")
     assert told.exit_code == 0, told.output
     assert "bjective" not in told.stdout
-    assert "moved apart by more than the factor 1.0000" in " ".join(told.stdout.split())
+    assert "No two images are moved apart." in " ".join(told.stdout.split())
     assert error(tmp_path / "c.png", clean) < error(noisy, clean)
+
+
+@pytest.mark.parametrize(("model", "factor"), [("crr", ""), ("wcrr", " by more than the factor 100; by --model crr")])
+def test_what_two_images_do_is_told(model: str, factor: str, noisy: Path, tmp_path: Path) -> None:
+    result = run("denoise", noisy, "--sigma", 25, "--model", model, "--out", tmp_path / "clean.png")
+    assert f"No two images are moved apart{factor}" in " ".join(result.stdout.split())
+
+
+def test_the_noisy_image_is_not_overwritten(noisy: Path) -> None:
+    before = noisy.read_bytes()
+    result = run("denoise", noisy, "--sigma", 25, "--out", noisy.parent / "." / noisy.name)
+    assert result.exit_code == 2
+    assert "the image itself" in " ".join(result.stderr.split())
+    assert noisy.read_bytes() == before
 
 
 def test_as_data(noisy: Path, tmp_path: Path) -> None:

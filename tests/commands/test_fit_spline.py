@@ -49,12 +49,20 @@ def test_what_it_tells(data: Path) -> None:
     assert "A bound is infinite" in result.stdout
 
 
+def test_without_a_price_it_fits_all_samples(data: Path) -> None:
+    result = invoke(data, "--tv", 0, "--json")
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["objective"] < 1e-9
+    assert found["dual_value"] == 0
+    assert found["relative_gap"] < 1e-6
+
+
 @pytest.mark.parametrize(
     ("content", "more", "words"),
     [
         ("y\n1\n2\n", (), "1 column"),
         ("a,b,y\n1,2,3\n2,3,4\n", (), "2 features"),
-        ("x,y\n1,2\n2,nan\n", (), "NaN"),
+        ("x,y\n1,2\n2,nan\n", (), "NaN or infinite; expected finite numbers: remove that line."),
         ("x,y\n1,2\n,3\n", (), "empty"),
         ("x,y\n", (), "lines"),
         ("x,y\n1,2\n2,3\n", ("--slopes", "1,0"), "below the upper"),

@@ -79,6 +79,21 @@ def test_residuals_never_rise_and_go_to_zero(which: str) -> None:
     assert float(again.residual) <= float(converged.residual)
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.2])
+def test_acceleration_finds_the_same_point_in_fewer_iterations(strength: float) -> None:
+    operator, made = Blur(gaussian_kernel(5, 1.5)), denoiser(strength)
+    noise = 0.02 * torch.randn(2, 1, 24, 24, generator=seeded(4), dtype=torch.float64)
+    y = operator(picture() + noise)
+    plain = plug_and_play(operator, y, made, 0.99, tolerance=1e-7, max_iterations=20000)
+    quick = plug_and_play(operator, y, made, 0.99, accelerate=True, tolerance=1e-7, max_iterations=20000)
+    assert quick.iterations < plain.iterations / 2
+    torch.testing.assert_close(quick.images, plain.images, rtol=0, atol=1e-3)
+    again = plug_and_play(operator, y, made, 0.99, start=quick.images, max_iterations=1)
+    assert bool((again.residual <= quick.residual * (1 + 1e-9)).all())
+    with pytest.raises(UsageError, match="to accelerate"):
+        plug_and_play(operator, y, made, 1.5, accelerate=True)
+
+
 def test_it_restores() -> None:
     mask = torch.rand(24, 24, generator=seeded(3)) < 0.7
     operator = Inpainting(mask)

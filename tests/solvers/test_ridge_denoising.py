@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cvxpy as cp
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from convexblocks.formulations import UsageError
 from convexblocks.formulations.ridge_regularizer import RidgeDenoising
 from convexblocks.networks.ridge_denoiser import pair_bank
 from convexblocks.solvers.convolution_norm import convolution_norm_bound
@@ -185,3 +187,16 @@ def test_convex_denoiser_is_firmly_non_expansive() -> None:
     a, b = image(1, 1, 9, 9), image(1, 1, 9, 9, seed=7)
     Da, Db = (denoise(y, made, tolerance=1e-11, max_iterations=20000).images for y in (a, b))
     assert float(((Da - Db) * (a - b)).sum()) >= float(norms(Da - Db) ** 2) - 1e-9
+
+
+@pytest.mark.parametrize(("rho", "price"), [(0.0, 8.0), (0.0, 0.01), (1.0, 0.3)])
+def test_price_is_that_of_scaled_filters_and_heights(rho: float, price: float) -> None:
+    made, noisy = regularizer(rho), image(2, 1, 8, 8)
+    found = denoise(noisy, made, price=price, tolerance=1e-10, max_iterations=20000)
+    assert float(found.gradient_norm.max()) < 1e-8
+    root = price**0.5
+    scaled = replace(made, filters=root * made.filters, height=root * made.height)
+    torch.testing.assert_close(scaled.value(noisy), price * made.value(noisy))
+    assert float(norms(found.images - noisy + scaled.gradient(found.images)).max()) < 1e-8
+    with pytest.raises(UsageError, match="price"):
+        denoise(noisy, made, price=-1.0)
