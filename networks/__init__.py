@@ -10,8 +10,8 @@ from .lenet import lenet5
 from .lipschitz import lipschitz_certificate, lipschitz_mlp, settle
 from .ridge_denoiser import RidgeDenoiser
 from .ridge_models import load_denoiser, save_denoiser
-from .spline_activation import SplineActivation, tv2_penalty
-from .spline_polish import polish
+from ..solvers.spline_activation import SplineActivation, tv2_penalty
+from ..solvers.spline_polish import polish
 from .spline_regressor import SplineRegressor
 
 __all__ = [

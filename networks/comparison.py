@@ -115,7 +115,7 @@ def train_blocks(method: BlockMethod, start: nn.Module, dataset: Dataset, goal: 
         scheduled = not isinstance(method.settings, Formulation)
         sweeps = _sweeps_for(method, start, dataset, goal, seed) if scheduled else UNLIMITED
     history = _fit(method, start, dataset, goal, seed, sweeps, goal.seconds)
-    kept = ("cpu_seconds", *FIGURES, *(f"{part}_{_score(dataset)}" for part in ("train", "test")))
+    kept = ("cpu_seconds", *FIGURES, "kink_price", *(f"{part}_{_score(dataset)}" for part in ("train", "test")))
     trace = [{key: record[key] for key in kept if key in record} for record in history.records]
     return {**trace[-1], "sweeps": history.last["sweep"], "stop_reason": history.stop_reason, "trace": trace}
 
