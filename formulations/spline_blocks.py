@@ -54,7 +54,8 @@ class SplineBlocks(TargetBlocks):
     tv2 : float
         Price of TV2, the sum of all jumps of the slope, beside the SUM of the loss.
     slopes : str
-        A property or two bounds (`formulations.slope_properties`), e.g. ``"monotone"`` or ``"0,1"``.
+        A property or two bounds (`formulations.slope_properties`), e.g. ``"monotone"`` or ``"0,1"``. With ``"free"``
+        ones slopes grow in the place of weights, which have a price, and the steps of the weights become rough.
     shared : bool
         One spline for all channels of a layer, instead of one for each.
     every : int
@@ -78,9 +79,9 @@ class SplineBlocks(TargetBlocks):
 
     knots: int = 21
     tv2: float = 0.1
-    slopes: str = "free"
+    slopes: str = "-2,2"
     shared: bool = False
-    every: int = 3
+    every: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -86,7 +86,7 @@ def learned_activations(network: nn.Sequential, inputs: Tensor, method: SplineBl
 
 
 def read_spline_network(network: nn.Sequential) -> LayeredNetwork:
-    """A network with splines in layered form; the rows of its activations follow the splines as they change.
+    """A network with splines in layered form; the rows of its activations are the splines as they are now.
 
     Raises
     ------
@@ -105,20 +105,24 @@ def read_spline_network(network: nn.Sequential) -> LayeredNetwork:
 
 
 def spline_row(module: SplineActivation) -> Activation:
-    """A spline as a row that trainers can use: its values and slopes as they are now; it has no potential."""
+    """A spline as a row that steps of the weights can use: values and slopes; it has no potential in the table."""
+    with torch.no_grad():
+        slopes, left, coefficients = module.slopes().clone(), module.positions[:-1].clone(), module.coefficients()
+    inner, channels = left[1:], slopes.shape[1]
+    columns = torch.arange(channels, device=left.device)
+
+    def pick(table: Tensor, cell: Tensor) -> Tensor:
+        return torch.take(table, cell * channels + columns)
 
     def values(u: Tensor) -> Tensor:
-        with torch.no_grad():
-            result: Tensor = module(u)
-            return result
+        cell = torch.bucketize(u, inner, right=True)
+        return pick(coefficients, cell) + (u - left[cell]) * pick(slopes, cell)
 
     def slope(u: Tensor) -> Tensor:
-        with torch.no_grad():
-            cell = (torch.searchsorted(module.positions, u, right=True) - 1).clamp(0, len(module.raw) - 1)
-            return torch.take_along_dim(module.slopes().expand(-1, u.shape[-1]), cell, 0)
+        return pick(slopes, torch.bucketize(u, inner, right=True))
 
     def none(_: Any) -> Any:
         raise NoConvexModelError("the activation 'spline' is learned and has no potential in the table.")
 
-    low, high = module.property.low, module.property.high
-    return Activation("spline", values, none, none, slope, -inf, inf, (low, high), r"f(u)", refusal="it is learned")
+    bounds = (module.property.low, module.property.high)
+    return Activation("spline", values, none, none, slope, -inf, inf, bounds, r"f(u)", refusal="it is learned")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ def fit_spline_network(
         if (sweeps - sweep) % method.every == 0:
             before = time.process_time()
             refits = _fit_splines(trained, training, checked)
+            training.architecture = replace(architecture, activations=read_spline_network(trained).activations)
             seconds += time.process_time() - before
             steps, gaps = [refit.fraction for refit in refits], [refit.gap for refit in refits]
             record |= measure(training, checked, tested) | dict(zip(FITTED, (steps, gaps), strict=True))
