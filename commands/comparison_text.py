@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..networks.comparison import Goal, Run
     from ..networks.datasets import Dataset
 
-MEANS = ("true_loss", "penalty", "objective", "kink_price", "train_accuracy", "test_accuracy", "train_error", "test_error",
-         "cpu_seconds", "search_seconds", "sweeps", "steps")  # fmt: skip
+MEANS = ("true_loss", "penalty", "objective", "kink_price", "train_accuracy", "test_accuracy", "train_error",
+         "test_error", "cpu_seconds", "search_seconds", "sweeps", "steps")  # fmt: skip
 
 
 @dataclass

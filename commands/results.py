@@ -35,8 +35,8 @@ def own_figures(last: dict[str, Any]) -> dict[str, Any]:
 def kink_note(name: str, price: float) -> str:
     """What has to be said of a method that learns activations."""
     return (
-        f"{name}: the activations are learned, which are more parameters; the price of their kinks, {number(price)}, is "
-        "minimized too and not in these figures."
+        f"{name}: the activations are learned, which are more parameters; the price of their kinks, {number(price)}, "
+        "is minimized too and not in these figures."
     )
 
 

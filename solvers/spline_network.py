@@ -6,6 +6,7 @@ a network without its splines, of which the linear maps alone are read, and a ro
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -95,8 +96,7 @@ def read_spline_network(network: nn.Sequential) -> LayeredNetwork:
     """
     layered = read_network(without_splines(network))
     rows: list[Activation] = []
-    modules = list(network)
-    for module, following in zip(modules, modules[1:], strict=False):
+    for module, following in pairwise(network):
         if isinstance(module, SplineActivation):
             rows.append(spline_row(module))
         elif not isinstance(module, nn.Linear) or isinstance(following, nn.Linear):
