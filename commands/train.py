@@ -151,6 +151,7 @@ def _summary(history: History, compared: list[dict[str, Any]], out: Path | None)
         "train_loss": last["true_loss"],
         "penalty": last["penalty"],
         "objective": last["objective"],
+        "kink_price": last.get("kink_price"),
         "lifted_estimate": last.get("lifted_estimate"),
         "sweeps": last["sweep"],
         "cpu_seconds": last["cpu_seconds"],
