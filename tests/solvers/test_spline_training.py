@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from convexblocks.formulations import LOSSES, SplineBlocks, UsageError
@@ -101,14 +103,14 @@ def test_slopes_are_within_their_bounds_after_every_sweep(slopes: str, dtype: to
 def test_no_fit_raises_the_objective_and_training_helps(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refit_layer, refits = spline_training.refit_layer, []
 
-    def watched(trained: nn.Sequential, *arguments: Any, **settings: Any) -> spline_polish.Refit:
+    def watched(trained: nn.Sequential, *arguments: Any, **keywords: Any) -> spline_polish.Refit:
         def measured() -> float:
             with torch.no_grad():
                 values = LOSSES[loss].values(trained(arguments[1][0]).double(), arguments[1][1].double())
                 return float(values.sum()) + 0.5 * float(tv2_penalty(trained))
 
         before = measured()
-        found = refit_layer(trained, *arguments, **settings)
+        found = refit_layer(trained, *arguments, **keywords)
         assert found.before == pytest.approx(before, rel=1e-6)
         assert found.after == pytest.approx(measured(), rel=1e-6)
         refits.append(found)
@@ -133,6 +135,39 @@ def test_the_root_of_the_hessian(loss: str) -> None:
             lambda z, y=targets[sample : sample + 1]: row.values(z[None], y).sum(), output[sample]
         )
         assert torch.allclose(root[sample] @ root[sample].T, hessian, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(sorted(LOSSES)), st.booleans(), st.booleans(), st.sampled_from(["-2,2", "0,1", "monotone", "free"]),
+    st.sampled_from([0.0, 1e-3, 1.0, 1e3]), st.floats(-3, 3), st.integers(0, 10_000),
+)  # fmt: skip
+def test_polish_never_raises_the_loss(
+    loss: str, shared: bool, bias: bool, slopes: str, penalty: float, scale: float, seed: int
+) -> None:
+    """Whatever the network, the scale of its inputs (ten to some power) and the price."""
+    torch.manual_seed(seed)
+    u = 10**scale * torch.as_tensor(X)
+    y = torch.as_tensor(LOSSES[loss].encode(TARGETS[loss], OUTPUTS[loss])).double()
+    widths = (1, 1) if shared else (5, 3)
+    some = nn.Sequential(
+        nn.Linear(4, 5, bias=bias), SplineActivation(widths[0], knots=6, slopes=slopes, start="relu"),
+        nn.Linear(5, 3, bias=bias), SplineActivation(widths[1], knots=9, slopes=slopes),
+        nn.Linear(3, OUTPUTS[loss], bias=bias),
+    ).double()  # fmt: skip
+
+    def measured() -> float:
+        with torch.no_grad():
+            return float(LOSSES[loss].values(some(u), y).sum() + penalty * tv2_penalty(some))
+
+    before = measured()
+    found = polish(some, (u, y), loss=loss, penalty=penalty)
+    assert found["before"] == pytest.approx(before, rel=1e-9)
+    assert found["after"] == pytest.approx(measured(), rel=1e-9)
+    assert measured() <= before
+    bounds = slope_property(slopes)
+    for module in splines(some):
+        assert bool(((module.raw >= bounds.low) & (module.raw <= bounds.high)).all())
 
 
 def test_one_layer_alone_reaches_the_fit_of_its_program() -> None:
@@ -214,6 +249,8 @@ def test_a_run_is_read_again(tmp_path: Path, shared: bool) -> None:
     again = fit_spline_network(run.module, (X, LABELS), method, sweeps=1)
     assert again.records[0]["objective"] == pytest.approx(history.last["objective"])
     assert not torch.equal(outputs(run.module), before)
+    with pytest.raises(UsageError, match="is a learned activation; expected one of the table"):
+        fit_targets(run.module, (X, LABELS))
 
 
 @pytest.mark.parametrize("where", ["between", "within"])
@@ -223,9 +260,9 @@ def test_an_interrupt_leaves_the_last_complete_sweep(
     trained, calls = network(), []
     refit_layer = spline_training.refit_layer
 
-    def interrupted(*arguments: Any, **settings: Any) -> Any:
+    def interrupted(*arguments: Any, **keywords: Any) -> Any:
         calls.append(1)
-        found = refit_layer(*arguments, **settings)
+        found = refit_layer(*arguments, **keywords)
         if where == "within" and len(calls) == 5:
             raise KeyboardInterrupt
         return found
