@@ -1,6 +1,6 @@
 """Training methods on published splits: the tables of all benchmarks/training_*.py, one after the other.
 
-    python -m benchmarks.training [--only targets,fenchel,networks,inequality,monotone] [--seeds 3]
+    python -m benchmarks.training [--only targets,fenchel,networks,inequality,monotone,splines] [--seeds 3]
 
 Every part says in its own file what it measures. One thread, CPU time. Data sets that are read from a folder are looked
 for where CONVEXBLOCKS_DATA says; parts without their data are skipped.
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from convexblocks.formulations import UsageError
 
-PARTS = ("targets", "fenchel", "networks", "inequality", "monotone")
+PARTS = ("targets", "fenchel", "networks", "inequality", "monotone", "splines")
 
 
 def tables(part: str, seeds: int) -> Iterator[Table | str]:

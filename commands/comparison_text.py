@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .console import cells, number, output, say, table
+from .results import kink_note
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from ..networks.comparison import Goal, Run
     from ..networks.datasets import Dataset
 
-MEANS = ("true_loss", "penalty", "objective", "train_accuracy", "test_accuracy", "train_error", "test_error",
-         "cpu_seconds", "search_seconds", "sweeps", "steps")  # fmt: skip
+MEANS = ("true_loss", "penalty", "objective", "kink_price", "train_accuracy", "test_accuracy", "train_error",
+         "test_error", "cpu_seconds", "search_seconds", "sweeps", "steps")  # fmt: skip
 
 
 @dataclass
@@ -126,6 +127,8 @@ def _notes(found: Comparison, goal: Goal) -> list[str]:
             f"{runs[0]['name']}: {round(np.mean([run['steps'] for run in runs]))} steps; rate {rates}, "
             f"{how if searching else 'not chosen among others'}."
         )
+    notes += [kink_note(name, float(np.mean([run["kink_price"] for run in runs])))
+              for name, runs in found.runs.items() if "kink_price" in runs[0]]  # fmt: skip
     if goal.seconds is not None:
         notes.append(
             f"Methods that iterate had {goal.seconds:g} CPU seconds each: they end with the sweep that passes them, or "

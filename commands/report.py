@@ -99,10 +99,10 @@ def _block(run: Run) -> tuple[str, str]:
     from ..formulations.target_blocks import target_block
     from ..solvers.layered import read_network
 
-    layered = read_network(run.module, dense=False)
-    # Of convolutions and graphs a block has too many rows to be read.
-    if len(layered.widths) < 3 or "layers" in run.settings or run.settings["method"] in KEPT:
+    # Of convolutions and graphs a block has too many rows to be read, and learned activations have no row in the table.
+    if len(run.settings["widths"]) < 3 or "layers" in run.settings or run.settings["method"] in KEPT:
         return "", ""
+    layered = read_network(run.module)
     architecture = layered.architecture(find_loss(run.settings["loss"]), run.settings["weight_decay"])
     settings = run.settings["formulation"]
     try:

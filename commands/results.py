@@ -32,6 +32,14 @@ def own_figures(last: dict[str, Any]) -> dict[str, Any]:
     return {"name": OURS, **figures}
 
 
+def kink_note(name: str, price: float) -> str:
+    """What has to be said of a method that learns activations."""
+    return (
+        f"{name}: the activations are learned, which are more parameters; the price of their kinks, {number(price)}, "
+        "is minimized too and not in these figures."
+    )
+
+
 def side_by_side(methods: list[dict[str, Any]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Names of the methods, and for each figure its label and one text for each method."""
     names = [method["name"] for method in methods]

@@ -14,7 +14,7 @@ from ..formulations.errors import UsageError
 from ..formulations.formulation import Formulation
 from ..formulations.losses import find_loss
 from .console import LIFTED, cells, number, output, print_json, read_settings, say, sweep_progress, table, working
-from .results import own_figures, result_table, save_baselines
+from .results import kink_note, own_figures, result_table, save_baselines
 from .training import (
     DENSE,
     INTERRUPTED,
@@ -151,6 +151,7 @@ def _summary(history: History, compared: list[dict[str, Any]], out: Path | None)
         "train_loss": last["true_loss"],
         "penalty": last["penalty"],
         "objective": last["objective"],
+        "kink_price": last.get("kink_price"),
         "lifted_estimate": last.get("lifted_estimate"),
         "sweeps": last["sweep"],
         "cpu_seconds": last["cpu_seconds"],
@@ -179,6 +180,8 @@ def _tell(dataset: Dataset, history: History, compared: list[dict[str, Any]], ou
     output().print(facts, "")
     output().print(result_table([own_figures(history.last), *compared]), "")
     tell_notes(compared, lifted="lifted_estimate" in history.last)
+    if "kink_price" in history.last:
+        say(kink_note(settings["method"], history.last["kink_price"]))
     unsolved = sum(block["unsolved"] for block in history.last.get("blocks", {}).values())
     if unsolved:
         say(f"{number(unsolved)} block instances of the last sweep missed their tolerance; see history.jsonl.")

@@ -16,6 +16,7 @@ from .monotone_gap import proven_gap
 from .monotone_inequality import MonotoneInequality
 from .monotone_layer import MonotoneLayer
 from .slope_properties import SlopeProperty, slope_property
+from .spline_blocks import SplineBlocks
 from .spline_fit import SlopeSpline
 from .spline_losses import SPLINE_LOSSES, SplineLoss, spline_loss
 from .subproblem import Residuals, Subproblem
@@ -54,6 +55,7 @@ __all__ = [
     "SlopeProperty",
     "SlopeSpline",
     "SpectralRegression",
+    "SplineBlocks",
     "SplineLoss",
     "Step",
     "Subproblem",

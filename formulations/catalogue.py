@@ -26,6 +26,7 @@ from .monotone_layer import MonotoneLayer
 from .penalty_blocks import PenaltyPreActivation
 from .quadratic_penalty import QuadraticPenalty
 from .ridge_regularizer import RidgeDenoising, RidgeRefit
+from .spline_blocks import SplineBlocks
 from .spline_fit import SlopeSpline
 from .square_lift import SquareLift
 from .subproblem import Subproblem
@@ -70,6 +71,7 @@ METHODS: dict[str, type[Method]] = {
     **FORMULATIONS,
     TargetBlocks.name: TargetBlocks,
     MonotoneInequality.name: MonotoneInequality,
+    SplineBlocks.name: SplineBlocks,
     **LIFTED,
 }
 """All that trains: formulations, whose blocks a coordinator solves in turn, and mini-batched methods beside them."""

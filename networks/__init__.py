@@ -1,5 +1,7 @@
 """What is trained, seen by the person who owns the network: data sets, and the baselines to compare with."""
 
+from ..solvers.spline_activation import SplineActivation, tv2_penalty
+from ..solvers.spline_polish import polish
 from .baselines import linear_baseline, train_adam, train_sgd
 from .datasets import BUILT_IN, FROM_FOLDER, Dataset, load_dataset
 from .graph import GraphConvolution, graph_network
@@ -10,8 +12,6 @@ from .lenet import lenet5
 from .lipschitz import lipschitz_certificate, lipschitz_mlp, settle
 from .ridge_denoiser import RidgeDenoiser
 from .ridge_models import load_denoiser, save_denoiser
-from .spline_activation import SplineActivation, tv2_penalty
-from .spline_polish import polish
 from .spline_regressor import SplineRegressor
 
 __all__ = [

@@ -115,7 +115,7 @@ def train_blocks(method: BlockMethod, start: nn.Module, dataset: Dataset, goal: 
         scheduled = not isinstance(method.settings, Formulation)
         sweeps = _sweeps_for(method, start, dataset, goal, seed) if scheduled else UNLIMITED
     history = _fit(method, start, dataset, goal, seed, sweeps, goal.seconds)
-    kept = ("cpu_seconds", *FIGURES, *(f"{part}_{_score(dataset)}" for part in ("train", "test")))
+    kept = ("cpu_seconds", *FIGURES, "kink_price", *(f"{part}_{_score(dataset)}" for part in ("train", "test")))
     trace = [{key: record[key] for key in kept if key in record} for record in history.records]
     return {**trace[-1], "sweeps": history.last["sweep"], "stop_reason": history.stop_reason, "trace": trace}
 
@@ -185,7 +185,10 @@ def _sweeps_for(method: BlockMethod, start: nn.Module, dataset: Dataset, goal: G
     """How many sweeps fit into the seconds; the first one of a run may also prepare something."""
     assert goal.seconds is not None
     sweeps = 1
-    for length in PROBES:
+    # What a method does every so many sweeps is in all probes as often as in a long run.
+    period = getattr(method.settings, "every", 1)
+    for probe in PROBES:
+        length = probe * period
         clock = _fit(method, start, dataset, goal, seed, length, None).column("cpu_seconds")
         first, rest = clock[1], clock[-1] - clock[1]
         if len(clock) > 2 and rest > 0:

@@ -18,7 +18,7 @@ from ..certificates.operator_norm import matrix_norm_bound
 from ..formulations.errors import UsageError
 from ..solvers.convolution_norm import convolution_norm_bound
 from ..solvers.layered import read_activation
-from .spline_activation import SplineActivation
+from ..solvers.spline_activation import SplineActivation
 
 EVIDENCE = {
     "exact": "exact",

@@ -30,8 +30,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from ..formulations.errors import UsageError
 from ..formulations.slope_properties import slope_property
+from ..solvers.spline_activation import SplineActivation
 from .layer_bounds import EVIDENCE, LayerBound, layer_bound, open_chain
-from .spline_activation import SplineActivation
 
 SETTLING_STEPS = 20
 

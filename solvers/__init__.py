@@ -15,7 +15,10 @@ from .monotone_training import fit_monotone
 from .problems import solve_problem
 from .run import Instance, Run, load
 from .solution import Solution, SolveError, Status
+from .spline_activation import SplineActivation
 from .spline_exact import fit_spline_exact
+from .spline_polish import polish
+from .spline_training import fit_spline_network
 from .splines import SplineFit, fit_splines
 from .target_training import fit_targets
 
@@ -30,6 +33,7 @@ __all__ = [
     "Run",
     "Solution",
     "SolveError",
+    "SplineActivation",
     "SplineFit",
     "Status",
     "agree",
@@ -40,11 +44,13 @@ __all__ = [
     "fit_method",
     "fit_monotone",
     "fit_spline_exact",
+    "fit_spline_network",
     "fit_splines",
     "fit_targets",
     "fold_batch_norm",
     "frozen_features",
     "load",
+    "polish",
     "refit_last_layer",
     "solve",
     "solve_problem",

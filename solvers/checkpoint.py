@@ -4,7 +4,8 @@
     history.jsonl         one record a sweep
     audits.jsonl          comparisons with Clarabel
     network.safetensors   the trained network: weights of the linear maps "0.weight", "0.bias", "2.weight", ...
-                          (of a network that is not dense: named by the places of its layers in run.json)
+                          (of a network that is not dense: named by the places of its layers in run.json);
+                          of learned splines their knots, slopes and first values "1.positions", "1.raw", "1.first"
     graph.npz             the matrix of graph convolutions, where there are some
     weights/0007.safetensors      the same after sweep 7 (0000: before training)
     data.npz              the training data as the network saw them (left out above 64 MB)
@@ -35,6 +36,8 @@ from ..formulations.errors import UsageError
 from .history import History, finite, to_line
 from .layer_files import GRAPH_FILE, build_layers, layer_places, load_graph_matrix, save_graph
 from .layered import activation_module, read_network
+from .spline_activation import SplineActivation
+from .spline_network import without_splines
 from .training_data import TrainingData
 
 LARGEST_SAVED_DATA = 64 * 2**20
@@ -71,7 +74,7 @@ class RunWriter:
         # Copied from the device and hashed once, not after every sweep.
         self._inputs, self._targets = data.inputs.cpu().numpy(), data.plain
         self._fingerprint = fingerprint(self._inputs, self._targets)
-        self.network = read_network(network, dense=False)
+        self.module, self.network = network, read_network(without_splines(network), dense=False)
         self._sweeps_written = self._sweep = 0
         self._weights: dict[str, Tensor] = {}
         prepare_folder(self.out)
@@ -116,6 +119,9 @@ class RunWriter:
             tensors[f"{place}.weight"] = shaped.to(self.network.dtype).cpu().contiguous()
             if layer.bias is not None:
                 tensors[f"{place}.bias"] = bias.to(self.network.dtype).cpu().contiguous()
+        splines = [(name, part) for name, part in self.module.named_children() if isinstance(part, SplineActivation)]
+        for name, part in splines:
+            tensors |= {f"{name}.{key}": array.cpu().clone() for key, array in part.state_dict().items()}
         return tensors
 
     def _describe(self) -> None:

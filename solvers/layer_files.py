@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .graph_convolution import GraphConvolution
 from .layered import LayeredNetwork, activation_module, read_activation
 from .linear_maps import GraphMap, padding_of
+from .spline_activation import SplineActivation
 
 GRAPH_FILE = "graph.npz"
 
@@ -77,6 +78,11 @@ def _describe(module: nn.Module) -> dict[str, Any]:
     row = read_activation(module)
     if row is not None:
         return {"kind": "activation", "name": row.label}
+    if isinstance(module, SplineActivation):
+        low, high = module.property.low, module.property.high
+        # As text: JSON has no infinity.
+        sizes = {"channels": module.raw.shape[1], "knots": len(module.positions)}
+        return {"kind": "spline", **sizes, "slopes": f"{low!r},{high!r}"}
     if isinstance(module, nn.Conv2d):
         return {
             "kind": "convolution", "in_channels": module.in_channels, "out_channels": module.out_channels,
@@ -100,6 +106,8 @@ def _build(layer: dict[str, Any], dtype: torch.dtype, adjacency: Tensor | None) 
     kind = layer.pop("kind")
     if kind == "activation":
         return activation_module(layer["name"])
+    if kind == "spline":
+        return SplineActivation(**layer).to(dtype)
     if kind == "convolution":
         return nn.Conv2d(**layer, dtype=dtype)
     if kind == "average pooling":

@@ -10,6 +10,7 @@ from ..formulations.activations import Activation
 from ..formulations.errors import UsageError
 from .graph_convolution import GraphConvolution
 from .linear_maps import FIXED, LinearMap
+from .spline_activation import SplineActivation
 
 NORMALIZATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 MAXIMA = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
@@ -106,6 +107,11 @@ def refusal(
         return (
             f"{where} does not follow a Linear layer; expected Linear layers with one activation between each two: "
             "remove it."
+        )
+    if isinstance(module, SplineActivation):
+        return (
+            f"{where} is a learned activation; expected one of the table: train this network by the method 'splines' "
+            "(fit_spline_network), or its splines alone by polish."
         )
     if isinstance(module, NORMALIZATIONS):
         why = (

@@ -12,17 +12,20 @@ from ..formulations.errors import UsageError
 from ..formulations.formulation import Formulation
 from ..formulations.lifted_method import LiftedMethod
 from ..formulations.monotone_inequality import MonotoneInequality
+from ..formulations.spline_blocks import SplineBlocks
 from ..formulations.target_blocks import TargetBlocks
 from .coordinator import fit
 from .history import History
 from .lifted_training import fit_lifted
 from .monotone_training import fit_monotone
+from .spline_training import fit_spline_network
 from .target_training import fit_targets
 
 Trainer = Callable[..., History]
 TRAINERS: tuple[tuple[type, Trainer], ...] = (
     (Formulation, fit),
     (MonotoneInequality, fit_monotone),
+    (SplineBlocks, fit_spline_network),
     (TargetBlocks, fit_targets),
     (LiftedMethod, fit_lifted),
 )

@@ -24,6 +24,7 @@ from .layered import read_network
 from .reference import solve_reference
 from .safeguards import rebalance
 from .solution import Solution
+from .spline_network import without_splines
 from .training_data import check_inputs, prepare
 
 
@@ -131,7 +132,7 @@ class Run:
         UsageError
             If X is no finite numbers or has another number of features.
         """
-        layered = read_network(self.module, dense=False)
+        layered = read_network(without_splines(self.module), dense=False)
         graph = len(layered.input_shape) == 2
         one = graph and np.ndim(X) == 2
         inputs = check_inputs(X[None] if one else X, features=self.settings["widths"][0], shape=layered.input_shape)

@@ -100,7 +100,7 @@ def fit_targets(
     True
     """
     return train_in_steps(
-        network, data, TargetBlocks() if method is None else method, StepRule(_slopes), loss=loss, task=task,
+        network, data, TargetBlocks() if method is None else method, TOWARDS_TARGETS, loss=loss, task=task,
         weight_decay=weight_decay, sweeps=sweeps, time_limit=time_limit, validation=validation,
         random_state=random_state, out=out, notes=notes, on_event=on_event,
     )  # fmt: skip
@@ -110,6 +110,8 @@ def _slopes(training: Training, passed: LayerPass, samples: float) -> list[Tenso
     """The targets are phi(u) - G: what is left of the activations are the slopes."""
     return passed.slopes
 
+
+TOWARDS_TARGETS = StepRule(_slopes)
 
 def train_in_steps(
     network: nn.Module, data: tuple[Any, Any], method: TargetBlocks, rule: StepRule, *, loss: str | Loss | None,
@@ -145,21 +147,21 @@ def train_in_steps(
     if (layers := describe_layers(network)) is not None:
         history.settings["layers"] = layers
     training = start_training(layered, architecture, method, rule, checked, history.settings["batch_size"], sweeps)
-    history.records.append(first_record(_measure(training, checked, tested)))
+    history.records.append(first_record(measure(training, checked, tested)))
     generator = torch.Generator().manual_seed(random_state)
     run_sweeps(
-        history, lambda sweep: _sweep(training, checked, tested, history, generator, sweep), training.copies,
-        stop_reason=lambda: _stop_reason(history), time_limit=time_limit, emit=on_event,
+        history, lambda sweep: sweep_weights(training, checked, tested, history, generator, sweep), training.copies,
+        stop_reason=lambda: undone_reason(history), time_limit=time_limit, emit=on_event,
         run=(out, network, checked, notes),
     )  # fmt: skip
     return history
 
 
-def _sweep(
+def sweep_weights(
     training: Training, data: TrainingData, tested: TrainingData | None, history: History, generator: torch.Generator,
     sweep: int,
 ) -> tuple[dict[str, Any], float]:  # fmt: skip
-    """One sweep, undone where it ends above the untrained network: its record, and its CPU seconds."""
+    """One sweep of the weights, undone where it ends above the untrained network: its record, and its CPU seconds."""
     before = time.process_time()
     if sweep == 1 and training.majorizes:
         prepare_first_layer(training, generator)
@@ -167,14 +169,15 @@ def _sweep(
     run_sweep(training, generator)
     sound = all_finite([layer.packed for layer in training.layers])
     seconds = time.process_time() - before
-    figures = _measure(training, data, tested) if sound else {}
+    figures = measure(training, data, tested) if sound else {}
     if not (sound and figures["objective"] <= history.records[0]["objective"]):
         figures = _undo(training, start, history)
     training.network.write(training.weights(), training.biases())
     return {"step": training.shortening, **figures}, seconds
 
 
-def _stop_reason(history: History) -> str:
+def undone_reason(history: History) -> str:
+    """Why training ends where its last sweeps were all undone; empty where they were not."""
     if [record.get("step") for record in history.records[-UNDONE_PATIENCE:]] == [0.0] * UNDONE_PATIENCE:
         return f"{UNDONE_PATIENCE} sweeps in a row were undone, with ever shorter steps; take another activation"
     return ""
@@ -197,7 +200,7 @@ def _undo(training: Training, start: list[Tensor], history: History) -> dict[str
     return {key: value for key, value in history.last.items() if key not in ("sweep", "cpu_seconds")} | {"step": 0.0}
 
 
-def _measure(training: Training, data: TrainingData, tested: TrainingData | None) -> dict[str, Any]:
+def measure(training: Training, data: TrainingData, tested: TrainingData | None) -> dict[str, Any]:
     """Figures of the network as deployed: its forward pass in its own dtype on the training and the test data."""
     network, architecture = training.network, training.architecture
     weights, biases = training.weights(), training.biases()

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, parametrize
 from convexblocks.formulations import UsageError
 from convexblocks.networks.invertible import InvertibleResidual
 from convexblocks.networks.lipschitz import lipschitz_certificate, lipschitz_mlp, settle
-from convexblocks.networks.spline_activation import SplineActivation
 from convexblocks.solvers.layered import CatalogueActivation
+from convexblocks.solvers.spline_activation import SplineActivation
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -14,8 +14,8 @@ from convexblocks.formulations import UsageError
 from convexblocks.formulations.activations import activation
 from convexblocks.networks.invertible import InvertibleResidual
 from convexblocks.networks.lipschitz import LipschitzCertificate, lipschitz_certificate, lipschitz_mlp, settle
-from convexblocks.networks.spline_activation import SplineActivation
 from convexblocks.solvers.layered import CatalogueActivation
+from convexblocks.solvers.spline_activation import SplineActivation
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..formulations.errors import UsageError
 from ..formulations.slope_properties import SlopeProperty, slope_property
 from ..formulations.subproblem import require_size
-from ..solvers.spline_statistics import sort_samples
+from .spline_statistics import sort_samples
 
 
 class SplineActivation(nn.Module):
@@ -99,6 +99,16 @@ class SplineActivation(nn.Module):
             self.first.copy_(first)
             self.raw.copy_(slopes)
         self.project()
+
+    def move_knots(self, positions: Tensor) -> None:
+        """Take other knots (knots,), as many as before, and the spline that agrees with the present one at them.
+
+        Its slopes are means of the present slopes, and so within the bounds.
+        """
+        with torch.no_grad():
+            values = self(positions[:, None].expand(-1, self.raw.shape[1]))
+            self.positions.copy_(positions)
+        self.set_coefficients(values)
 
     def project(self) -> None:
         """Bring the raw numbers behind the slopes into the bounds; the function stays as it is."""
