@@ -188,7 +188,7 @@ def polished(X: torch.Tensor, y: torch.Tensor, steps: int, seed: int) -> tuple[f
     network = nn.Sequential(nn.Linear(8, 6, bias=False), splines, nn.Linear(6, 1)).double()
     with torch.no_grad():
         network[0].weight.copy_(W)
-        splines.set_slopes((slopes * ramps(splines.positions[:1], splines.positions)).sum(1), slopes.T)
+        splines.set_slopes(torch.zeros(6), slopes.T)
         network[2].weight.fill_(1.0)
         network[2].bias.fill_(constant)
     least, seconds = least_objective(network, X, y)

@@ -5,7 +5,7 @@
     audits.jsonl          comparisons with Clarabel
     network.safetensors   the trained network: weights of the linear maps "0.weight", "0.bias", "2.weight", ...
                           (of a network that is not dense: named by the places of its layers in run.json);
-                          of learned splines their knots, slopes and first values "1.positions", "1.raw", "1.first"
+                          of learned splines knots, slopes and values in the middle "1.positions", "1.raw", "1.middle"
     graph.npz             the matrix of graph convolutions, where there are some
     weights/0007.safetensors      the same after sweep 7 (0000: before training)
     data.npz              the training data as the network saw them (left out above 64 MB)

@@ -17,7 +17,8 @@ from .spline_statistics import sort_samples
 class SplineActivation(nn.Module):
     """A linear spline for every channel, or one that all share; the channels are the last axis of the input.
 
-    The parameters are the value at the first knot and one raw number for each slope; the forward pass clips these into
+    The parameters are the value at the middle knot and one raw number for each slope, so that a slope moves the spline on
+    its own side alone; the forward pass clips these into
     the bounds, so that the bounds hold after every step of any optimizer, and exactly. A slope at its bound gets no
     gradient from beyond it: `project` brings the raw numbers back to the bounds, after which it moves freely inside.
 
@@ -61,15 +62,15 @@ class SplineActivation(nn.Module):
         if self.property.convex:
             raise UsageError("slopes is 'convex'; expected bounds on each slope, e.g. (0, 1).")
         self.register_buffer("positions", torch.linspace(*span, knots))
-        middle = (self.positions[1:] + self.positions[:-1]) / 2
-        wanted = torch.ones(knots - 1) if start == "identity" else (middle > 0).to(middle.dtype)
+        centres = (self.positions[1:] + self.positions[:-1]) / 2
+        wanted = torch.ones(knots - 1) if start == "identity" else (centres > 0).to(centres.dtype)
         s = wanted.clamp(self.property.low, self.property.high)[:, None].repeat(1, channels)
         self.raw = nn.Parameter(s)
-        # The value at the first knot so that f(0) = 0 where 0 is among the knots' span.
+        # The value at the middle knot so that f(0) = 0 where 0 is among the knots' span.
         zero = sort_samples(self.positions[:, None], torch.zeros(1, channels), *[torch.zeros(1, channels)] * 2)
-        self.first = nn.Parameter(torch.zeros(channels))
+        self.middle = nn.Parameter(torch.zeros(channels))
         with torch.no_grad():
-            self.first.sub_(zero.values(self.coefficients()[:-1], self.slopes())[0])
+            self.middle.sub_(zero.values(self.coefficients()[:-1], self.slopes())[0])
 
     def slopes(self) -> Tensor:
         """The slopes, within their bounds: (knots - 1, channels)."""
@@ -77,8 +78,9 @@ class SplineActivation(nn.Module):
 
     def coefficients(self) -> Tensor:
         """Values at the knots, (knots, channels)."""
-        rises = torch.cumsum(torch.diff(self.positions)[:, None] * self.slopes(), 0)
-        return torch.cat([self.first[None], self.first + rises])
+        sums = torch.cumsum(torch.diff(self.positions)[:, None] * self.slopes(), 0)
+        rises = torch.cat([torch.zeros_like(sums[:1]), sums])
+        return self.middle + rises - rises[len(rises) // 2]
 
     def set_coefficients(self, coefficients: Tensor) -> None:
         """Take the values at the knots, (knots, channels); slopes beyond their bounds are clipped.
@@ -91,12 +93,13 @@ class SplineActivation(nn.Module):
         if coefficients.shape != (len(self.positions), self.raw.shape[1]):
             seen, expected = tuple(coefficients.shape), (len(self.positions), self.raw.shape[1])
             raise UsageError(f"the coefficients have shape {seen}; expected {expected}: knots, channels.")
-        self.set_slopes(coefficients[0], torch.diff(coefficients, dim=0) / torch.diff(self.positions)[:, None])
+        slopes = torch.diff(coefficients, dim=0) / torch.diff(self.positions)[:, None]
+        self.set_slopes(coefficients[len(coefficients) // 2], slopes)
 
-    def set_slopes(self, first: Tensor, slopes: Tensor) -> None:
-        """Take values at the first knot (channels,) and slopes (knots - 1, channels)."""
+    def set_slopes(self, middle: Tensor, slopes: Tensor) -> None:
+        """Take values at the middle knot, of place knots // 2, (channels,) and slopes (knots - 1, channels)."""
         with torch.no_grad():
-            self.first.copy_(first)
+            self.middle.copy_(middle)
             self.raw.copy_(slopes)
         self.project()
 

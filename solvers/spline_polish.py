@@ -168,10 +168,11 @@ def _line_search(module: SplineActivation, fit: SplineFit, objective: Callable[[
 
     The fractions 1, 1/2, 1/4, ... are tried until the objective rises again.
     """
-    first, slopes = module.first.detach().clone(), module.slopes().detach().clone()
+    middle, slopes = module.middle.detach().clone(), module.slopes().detach().clone()
+    goal = fit.coefficients[len(fit.coefficients) // 2]
 
     def go(fraction: float) -> float:
-        module.set_slopes(first + fraction * (fit.coefficients[0] - first), slopes + fraction * (fit.slopes - slopes))
+        module.set_slopes(middle + fraction * (goal - middle), slopes + fraction * (fit.slopes - slopes))
         return objective()
 
     best, fraction = inf, 0.0

@@ -179,7 +179,7 @@ def broken_spline(change: Callable[[SplineActivation], object]) -> SplineActivat
     [
         broken_spline(lambda layer: layer.raw[3].fill_(math.nan)),
         broken_spline(lambda layer: layer.raw[3].fill_(math.inf)),
-        broken_spline(lambda layer: layer.first.fill_(math.nan)),
+        broken_spline(lambda layer: layer.middle.fill_(math.nan)),
         broken_spline(lambda layer: layer.positions[3].fill_(math.inf)),
         broken_spline(lambda layer: layer.positions.copy_(layer.positions.flip(0))),
         broken_spline(lambda layer: layer.positions[3].copy_(layer.positions[2])),

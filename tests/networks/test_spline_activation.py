@@ -39,7 +39,7 @@ def test_gradients_are_right() -> None:
     assert torch.autograd.gradcheck(activation, (u,))
     activation(u).sum().backward()
     assert activation.raw.grad is not None
-    assert activation.first.grad is not None
+    assert activation.middle.grad is not None
 
 
 def test_coefficients_there_and_back() -> None:
