@@ -24,13 +24,14 @@ import numpy as np
 from ..formulations.activation_row import Array, library
 from .spline_certificate import dual_value, relative_gap, total_variation
 from .spline_riccati import factorize, substitute
-from .spline_statistics import integrate, running_sums
+from .spline_statistics import integrate, running_sums, some
 from .spline_terms import Term, Units
 
 ITERATIONS = 80
 PATIENCE = 30
 LEAST_PENALTY, LEAST_PRICE = 1e-13, 1e-4
 FAR = 1e3
+FRACTION = 0.999
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Program:
     def take(self, kept: Any) -> Program:
         """The fits of some channels."""
         names = ("penalty", "low", "high", "lowest", "start", "level", "regression", "spread")
-        widths = self.widths if self.widths.shape[1] == 1 else self.widths[:, kept]
-        parts = {name: getattr(self, name)[kept] for name in names}
+        widths = self.widths if self.widths.shape[1] == 1 else some(self.widths, kept)
+        parts = {name: some(getattr(self, name), kept) for name in names}
         return replace(self, widths=widths, term=self.term.take(kept), **parts)
 
     def scaled(self, units: Units) -> Program:
@@ -98,8 +99,7 @@ class Point:
 
     def take(self, kept: Any) -> Point:
         """The iterates of some channels."""
-        parts = {name: part[:, kept] for name, part in vars(self).items() if name != "first"}
-        return Point(first=self.first[kept], **parts)
+        return Point(**{name: some(part, kept) for name, part in vars(self).items()})
 
     def rows(self) -> tuple[slice, ...]:
         """The rows of m+, m-, al, be, e+ and e-."""
@@ -119,6 +119,24 @@ class Fitted:
     gap: Array
     iterations: Array
 
+    def take(self, kept: Any) -> Fitted:
+        """The points of some channels."""
+        return Fitted(**{name: some(part, kept) for name, part in vars(self).items()})
+
+    def put(self, channels: Any, other: Fitted) -> None:
+        """Write the points of some channels."""
+        for name, part in vars(self).items():
+            part[..., channels] = getattr(other, name)
+
+    def or_better(self, other: Fitted) -> Fitted:
+        """Of every channel the point with the smaller gap, and the iterations of `other`."""
+        better = other.gap < self.gap
+        if bool(better.all()):
+            return other
+        arrays = library(better)
+        parts = {name: arrays.where(better, getattr(other, name), part) for name, part in vars(self).items()}
+        return Fitted(**parts | {"iterations": other.iterations})
+
 
 def fit_scaled(program: Program, tolerance: float) -> Fitted:
     """Fit all channels to a verified relative gap, or as far as it goes.
@@ -133,25 +151,23 @@ def fit_scaled(program: Program, tolerance: float) -> Fitted:
     point = start_point(program)
     arrays = library(point.s)
     channels = arrays.where(point.first == point.first)[0]
-    first, s, nu, theta = (1.0 * part for part in (point.first, point.s, point.nu, point.theta))
-    best = Fitted(first, s, nu, theta, 0 * first + np.inf, 0 * first)
     progress = 0 * point.first
+    held = Fitted(point.first, point.s, point.nu, point.theta, progress + np.inf, progress)
+    best = held.take(channels)
     for iteration in range(ITERATIONS + 1):
         first, s, _, _, gap, _ = measure_splines(program, point.first, point.s, point.nu, point.theta)
-        earlier = best.gap[channels]
-        progress = arrays.where(gap < 0.5 * earlier, 0 * progress + iteration, progress)
-        best.iterations[channels] = 0 * progress + iteration
-        better = gap < earlier
-        to = channels[better]
-        best.first[to], best.gap[to], best.s[:, to] = first[better], gap[better], s[:, better]
-        best.nu[:, to], best.theta[:, to] = point.nu[:, better], point.theta[:, better]
-        going = (best.gap[channels] > tolerance) & (progress > iteration - PATIENCE)
+        progress = arrays.where(gap < 0.5 * held.gap, 0 * progress + iteration, progress)
+        held = held.or_better(Fitted(first, s, point.nu, point.theta, gap, 0 * gap + iteration))
+        going = (held.gap > tolerance) & (progress > iteration - PATIENCE)
         if iteration == ITERATIONS or not bool(going.any()):
             break
         if not bool(going.all()):
-            kept = arrays.where(going)[0]
-            program, point, channels, progress = program.take(kept), point.take(kept), channels[kept], progress[kept]
+            left, kept = arrays.where(~going)[0], arrays.where(going)[0]
+            best.put(channels[left], held.take(left))
+            program, point, held = program.take(kept), point.take(kept), held.take(kept)
+            channels, progress = channels[kept], progress[kept]
         point = advance(program, point)
+    best.put(channels, held)
     return best
 
 
@@ -183,7 +199,7 @@ def start_point(program: Program) -> Point:
     on = arrays.concatenate([none + 1.0, downs, tops, bottoms, sampled, sampled])
     slack = arrays.concatenate([above, none + penalty, high - s, s - low, half, half])
     # A tiny penalty would start the bounds of the slopes off as if they cost nothing.
-    bound = arrays.clip(penalty, LEAST_PRICE, None)
+    bound = arrays.clip(0.3 * penalty, LEAST_PRICE, None)
     price = arrays.concatenate(
         [jumps if program.convex else none + 1.0, none + 1.0, 0 * s + bound, 0 * s + bound, boxes.over, boxes.under]
     )
@@ -241,57 +257,57 @@ def find_reach(program: Program, s: Array, objective: Array) -> Array:
 
 
 def advance(program: Program, point: Point) -> Point:
-    """One step: predictor, corrector, and as far as the bounds allow."""
+    """One step: predictor, corrector, and as far as the bounds allow.
+
+    With r = d_slack / slack and q = d_price / price, Newton's equations are q + r = target / (price * slack) - 1. The
+    target of the predictor is zero.
+    """
     arrays = library(point.s)
     up, down, top, bottom, over, under = point.rows()
     slack, price, on = point.slack, point.price, point.on
-    weight = price / slack
+    inverse = on / slack
+    weight = price * inverse
     S = weight[up] + weight[down]
     v = integrate(program.widths, point.first, point.s)
     model = program.term.linearize(v, point.s, point.theta, weight[over] + weight[under])
     sweep = factorize(program.widths, model.Q0, model.Q1, model.Q2 + weight[top] + weight[bottom], S)
 
-    def direction(ratio: Array) -> tuple[Array, ...]:
-        """The step after which price * slack is, to first order, what it is now and `ratio` * slack."""
-        rho = (ratio[up] - ratio[down]) / S
-        shift = ratio[over] - ratio[under]
+    def direction(aim: Array) -> tuple[Array, ...]:
+        """The step after which the price is, to first order, `aim` less weight * d_slack; its last entry is r."""
+        rho = (aim[up] - aim[down] - (price[up] - price[down])) / S
+        shift = aim[over] - aim[under] - (price[over] - price[under])
         g0, g1 = model.gradient(shift)
-        g1 = g1 + (price + ratio)[top] - (price + ratio)[bottom]
-        dv, ds, forces = substitute(sweep, g0, g1, point.nu - rho, pinned=program.pinned)
+        dv, ds, forces = substitute(sweep, g0, g1 + (aim[top] - aim[bottom]), point.nu - rho, pinned=program.pinned)
         dnu = forces - rho
         d_theta = model.multipliers(dv, ds, shift)
-        d_slack = on * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
-        return dv[0], ds, dnu, d_theta, d_slack, ratio - weight * d_slack
+        return dv[0], ds, dnu, d_theta, inverse * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
 
-    off = 1.0 - on
     product = price * slack
     gap = product.sum(0)
-    d_slack, d_price = direction(-price)[-2:]
-    a = _longest(slack, price + off, d_slack, d_price, 1.0)
-    left = ((price + a * d_price) * (slack + a * d_slack)).sum(0)
+    r = direction(0 * price)[-1]
+    a = 1.0 / arrays.clip(arrays.maximum(-arrays.amin(r, 0), 1 + arrays.amax(r, 0)), 1.0, None)
+    # The second-order term, d_slack * d_price = price * slack * r * q, where q = -1 - r.
+    bend = product * r * (-1 - r)
+    left = (1 - a) * gap + a * a * bend.sum(0)
     tau = arrays.clip(left / gap, 0.0, 1.0) ** 3 * gap / on.sum(0)
-    # The whole second-order term, of a step that can be taken in small part only, can lead back and forth for ever.
-    d_first, ds, dnu, d_theta, d_slack, d_price = direction((on * tau - a * d_price * d_slack) / slack - price)
-    a = _longest(slack, price + off, d_slack, d_price, 0.995)
+    # The whole of it, of a step that can be taken in small part only, can lead back and forth for ever.
+    target = on * tau - a * bend
+    d_first, ds, dnu, d_theta, r = direction(target * inverse)
+    change = target - product
+    q = change / (product + (1.0 - on)) - r
+    a = FRACTION / arrays.clip(-arrays.minimum(arrays.amin(r, 0), arrays.amin(q, 0)), FRACTION, None)
     # Of a convex program the gap can rise along a step: go no further than to where it is least.
-    change, bend = (slack * d_price + price * d_slack).sum(0), (d_slack * d_price).sum(0)
+    change, bend = change.sum(0), (product * r * q).sum(0)
     least = -change / (2 * arrays.where(bend > 0, bend, 1 + 0 * bend))
     a = arrays.where(bend > 0, arrays.minimum(a, arrays.maximum(least, a / 10)), a)
 
     def moved(a: Array) -> Point:
         return Point(
             point.first + a * d_first, point.s + a * ds, point.nu + a * dnu, point.theta + a * d_theta,
-            slack + a * d_slack, price + a * d_price, on,
+            slack * (1 + a * r), price * (1 + a * q), on,
         )  # fmt: skip
 
     return _damp(program, point, moved, a, 1e-3 * gap) if program.term.smooth else moved(a)
-
-
-def _longest(slack: Array, price: Array, d_slack: Array, d_price: Array, fraction: float) -> Array:
-    """The step of every channel, at most one, that goes this fraction of the way to the first bound."""
-    arrays = library(slack)
-    steepest = arrays.minimum(arrays.amin(d_slack / slack, 0), arrays.amin(d_price / price, 0))
-    return fraction / arrays.clip(-steepest, fraction, None)
 
 
 def _damp(program: Program, point: Point, moved: Any, a: Array, allowed: Array) -> Point:

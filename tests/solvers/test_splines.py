@@ -18,6 +18,7 @@ from convexblocks.formulations.spline_losses import spline_loss
 from convexblocks.solvers import SplineFit, Status, fit_spline_exact, fit_splines
 from convexblocks.solvers.spline_input import check_spline_data
 from convexblocks.solvers.spline_interior import fit_scaled, measure_splines
+from convexblocks.solvers.spline_statistics import sort_samples
 
 LOSSES = ("squared", "huber(0.2)", "absolute", "quantile(0.9)", "logistic", "poisson")
 NAMED = ["firmly_nonexpansive", "nonexpansive", "monotone", "free", "convex", "invertible(0.1)"]
@@ -118,6 +119,19 @@ def test_numpy_and_torch_go_the_same_way() -> None:
     assert isinstance(other.s, torch.Tensor)
     assert np.allclose(ours.s, other.s.numpy(), atol=1e-9)
     assert ours.iterations.tolist() == other.iterations.tolist()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_cells_of_evenly_spaced_knots_are_those_that_a_search_finds(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    for low, high, count in ((-1.0, 1.0, 101), (1e6, 1e6 + 1, 11), (-1e-9, 3e-9, 2), (0.1, 0.7, 3001)):
+        knots = np.linspace(low, high, count)
+        near = np.concatenate([np.nextafter(knots, -inf), knots, np.nextafter(knots, inf)])
+        x = np.concatenate([near, rng.uniform(2 * low - high, 2 * high - low, 1000), [-1e12, 1e12]])[:, None]
+        found = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, count - 2)
+        given = (knots[:, None], x) if kind == "numpy" else (torch.tensor(knots)[:, None], torch.tensor(x))
+        samples = sort_samples(given[0], given[1], given[1], given[1])
+        assert np.array_equal(np.asarray(samples.cell), found)
 
 
 def test_tensors_come_back_as_tensors() -> None:
