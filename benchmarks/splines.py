@@ -3,8 +3,8 @@
     python -m benchmarks.splines [--channels 512] [--reference 64] [--stress 1000]
 
 512 channels, 101 knots, 1000 samples each, slopes in [0, 1], penalty 0.3. The peers run on the first `--reference`
-channels and are scaled; their gaps are against our dual values. Then: how time grows, exact fits (beside splineops,
-where that is installed: pip install --no-deps splineops==2.2.0), and random
+channels and are scaled; their gaps are against our dual values. Then: how time grows, fits that start from an earlier
+one, exact fits (beside splineops, where that is installed: pip install --no-deps splineops==2.2.0), and random
 configurations (clustered knots, scales, tiny penalties, binding slopes, weights over six orders).
 """
 
@@ -151,6 +151,30 @@ def growth(console: Console) -> None:
         console.print(f"{channels} channels x {samples} samples: {spent:.2f} s")
 
 
+def warm(console: Console) -> None:
+    """Fits that start from the fit of other data: noise added to the targets, or another penalty."""
+    x, y = make_data(512, 1000)
+    t, noise = np.linspace(-1, 1, 101), np.random.default_rng(1).normal(size=y.shape)
+    shown = Table(title="512 channels from an earlier fit: iterations, mean (most), and CPU s")
+    for heading in ("slopes", "what is new", "from nothing", "CPU s", "from the earlier fit", "CPU s"):
+        shown.add_column(heading, justify="left" if heading in ("slopes", "what is new") else "right")
+    for slopes in (SLOPES, "free", "monotone"):
+        earlier = fit_splines(x, y, t, slopes=slopes, penalty=PENALTY)
+        changes = [(f"targets by {moved:g} of their deviation", moved, 1.0) for moved in (0, 0.001, 0.01, 0.05, 0.3)]
+        changes += [(f"penalty times {factor:g}", 0.0, factor) for factor in (1.1, 2)]
+        for change, moved, factor in changes:
+            row, given = [str(slopes), change], {"slopes": slopes, "penalty": factor * PENALTY}
+            targets = y + moved * y.std(0) * noise
+            for start in (None, earlier):
+                given["start"] = start
+                spent, fit = cpu(
+                    lambda targets=targets, given=given: fit_splines(x, targets, t, **given), repeats=3
+                )
+                row += [f"{fit.iterations.mean():.1f} ({fit.iterations.max():.0f})", f"{spent:.3f}"]
+            shown.add_row(*row)
+    console.print(shown)
+
+
 def exact(console: Console) -> None:
     """Exact fits of 60 channels of 1000 samples."""
     x, y = make_data(60, 1000, seed=1)
@@ -262,6 +286,7 @@ def main() -> None:
     console.print(f"the readable model is {SlopeSpline.name!r}: convexblocks show {SlopeSpline.name}")
     race(console, arguments.channels, arguments.reference)
     growth(console)
+    warm(console)
     exact(console)
     stress(console, arguments.stress)
 

@@ -54,13 +54,19 @@ def dual_value(
     pinned : bool
         Whether the first value is fixed at zero; then the total of w theta need not be zero.
     """
+    nu = library(nu).minimum(nu, penalty) if convex else library(nu).clip(nu, -penalty, penalty)
+    gamma = slope_forces(sums, widths, nu)
+    return library(gamma).minimum(low * gamma, high * gamma).sum(0) - conjugates
+
+
+def slope_forces(sums: tuple[Array, Array], widths: Array, nu: Array) -> Array:
+    """The coefficients gamma of the slopes, (cells, channels); see `dual_value`."""
     first, second = sums
     later = first.sum(0) - running_sums(first)
-    nu = library(nu).minimum(nu, penalty) if convex else library(nu).clip(nu, -penalty, penalty)
     gamma = second + widths * later
     gamma[1:] += nu
     gamma[:-1] -= nu
-    return library(gamma).minimum(low * gamma, high * gamma).sum(0) - conjugates
+    return gamma
 
 
 def balance(weighted: Array) -> Array:

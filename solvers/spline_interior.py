@@ -25,11 +25,10 @@ from ..formulations.activation_row import Array, library
 from .spline_certificate import dual_value, relative_gap, total_variation
 from .spline_riccati import factorize, substitute
 from .spline_statistics import integrate, running_sums, some
-from .spline_terms import Term, Units
+from .spline_terms import IntervalTerm, Term, Units
 
 ITERATIONS = 80
 PATIENCE = 30
-LEAST_PENALTY, LEAST_PRICE = 1e-13, 1e-4
 FAR = 1e3
 FRACTION = 0.999
 
@@ -66,6 +65,11 @@ class Program:
     spread: Array
     convex: bool = False
     pinned: bool = False
+
+    @property
+    def can_start_warm(self) -> bool:
+        """Whether slopes and multipliers of the jumps say enough of an earlier fit to start from it."""
+        return not self.convex and not isinstance(self.term, IntervalTerm)
 
     def take(self, kept: Any) -> Program:
         """The fits of some channels."""
@@ -138,17 +142,18 @@ class Fitted:
         return Fitted(**parts | {"iterations": other.iterations})
 
 
-def fit_scaled(program: Program, tolerance: float) -> Fitted:
+def fit_scaled(program: Program, point: Point, tolerance: float) -> Fitted:
     """Fit all channels to a verified relative gap, or as far as it goes.
 
     Parameters
     ----------
     program : Program
         Data of about the size one.
+    point : Point
+        Where to start; inside all bounds.
     tolerance : float
         Of the relative gap.
     """
-    point = start_point(program)
     arrays = library(point.s)
     channels = arrays.where(point.first == point.first)[0]
     progress = 0 * point.first
@@ -169,42 +174,6 @@ def fit_scaled(program: Program, tolerance: float) -> Fitted:
         point = advance(program, point)
     best.put(channels, held)
     return best
-
-
-def start_point(program: Program) -> Point:
-    """A point inside all bounds: a straight line of small slope, or rising slopes where only these are allowed."""
-    arrays = library(program.penalty)
-    zero = 0 * program.penalty
-    has_low, has_high = program.low > -np.inf, program.high < np.inf
-    # A stand-in for a missing bound keeps the start near slope zero.
-    low = arrays.where(has_low, program.low, arrays.minimum(program.high, zero) - 2.0)
-    high = arrays.where(has_high, program.high, arrays.maximum(low, zero) + 2.0)
-    margin = arrays.clip((high - low) / 2, None, 1.0)
-    # Cells along the first axis, channels along the second; own widths or shared ones.
-    cells = 0 * (program.widths + zero)
-    s = cells + arrays.clip(zero, low + margin, high - margin)
-    if program.convex and len(s) > 1:
-        rank = arrays.cumsum(cells + 1.0, 0) - 1.0
-        s = s + margin * (rank / (len(s) - 1) - 0.5)
-    jumps, none = s[1:] - s[:-1], 0 * s[1:]
-    penalty = arrays.clip(program.penalty, LEAST_PENALTY, None)
-    above = none + (arrays.clip(penalty, 1.0, None) if program.convex else penalty)
-    first = 1.0 * program.level
-    boxes = program.term.boxes(integrate(program.widths, first, s), s)
-    theta = (boxes.low + boxes.high) / 2
-    half = (boxes.high - boxes.low) / 2
-    sampled = 1.0 * (half > 0)
-    tops, bottoms = 0 * s + 1.0 * has_high, 0 * s + 1.0 * has_low
-    downs = none + (0.0 if program.convex else 1.0)
-    on = arrays.concatenate([none + 1.0, downs, tops, bottoms, sampled, sampled])
-    slack = arrays.concatenate([above, none + penalty, high - s, s - low, half, half])
-    # A tiny penalty would start the bounds of the slopes off as if they cost nothing.
-    bound = arrays.clip(0.3 * penalty, LEAST_PRICE, None)
-    price = arrays.concatenate(
-        [jumps if program.convex else none + 1.0, none + 1.0, 0 * s + bound, 0 * s + bound, boxes.over, boxes.under]
-    )
-    off = on == 0
-    return Point(first, s, none + penalty - above, theta, arrays.where(off, 1.0, slack), price * on, on)
 
 
 class Quality(NamedTuple):

@@ -18,6 +18,7 @@ from convexblocks.formulations.spline_losses import spline_loss
 from convexblocks.solvers import SplineFit, Status, fit_spline_exact, fit_splines
 from convexblocks.solvers.spline_input import check_spline_data
 from convexblocks.solvers.spline_interior import fit_scaled, measure_splines
+from convexblocks.solvers.spline_start import start_point
 from convexblocks.solvers.spline_statistics import sort_samples
 
 LOSSES = ("squared", "huber(0.2)", "absolute", "quantile(0.9)", "logistic", "poisson")
@@ -115,7 +116,9 @@ def test_numpy_and_torch_go_the_same_way() -> None:
         x, y, np.linspace(-2, 2, 9), slopes=(0, 1), penalty=0.5, loss="squared", weights=w, odd=False, tolerance=1e-9,
         as_tensors=True,
     )  # fmt: skip
-    ours, other = fit_scaled(program, 1e-9), fit_scaled(tensors.program.scaled(tensors.units), 1e-9)
+    other_program = tensors.program.scaled(tensors.units)
+    ours = fit_scaled(program, start_point(program), 1e-9)
+    other = fit_scaled(other_program, start_point(other_program), 1e-9)
     assert isinstance(other.s, torch.Tensor)
     assert np.allclose(ours.s, other.s.numpy(), atol=1e-9)
     assert ours.iterations.tolist() == other.iterations.tolist()
