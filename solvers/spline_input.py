@@ -15,7 +15,7 @@ from ..formulations.errors import UsageError
 from ..formulations.slope_properties import SlopeProperty, slope_property
 from ..formulations.spline_losses import SplineLoss, spline_loss
 from ..formulations.subproblem import require_positive
-from .spline_interior import Program
+from .spline_program import Program
 from .spline_statistics import Moments, Samples, sort_samples
 from .spline_terms import IntervalTerm, SmoothTerm, SquaredTerm, Term, Units
 from .tensors import as_tensor, one_device

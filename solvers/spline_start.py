@@ -15,7 +15,8 @@ import numpy as np
 
 from ..formulations.activation_row import Array, library
 from .spline_certificate import slope_forces
-from .spline_interior import Point, Program, Quality, measure_splines
+from .spline_interior import Point
+from .spline_program import Program, Quality, measure_splines
 from .spline_statistics import integrate
 
 LEAST_PENALTY, LEAST_PRICE = 1e-13, 1e-4

@@ -13,7 +13,8 @@ from ..formulations.slope_properties import SlopeProperty
 from ..formulations.spline_losses import SplineLoss
 from .solution import Status
 from .spline_input import SplineData, check_spline_data
-from .spline_interior import Fitted, Quality, fit_scaled, measure_splines
+from .spline_interior import Fitted, fit_scaled
+from .spline_program import Quality, measure_splines
 from .spline_start import Earlier, start_point, warm_point
 from .spline_statistics import integrate, sort_samples
 from .spline_terms import Units
