@@ -121,6 +121,7 @@ def _within(program: Program, s: Array, gamma: Array, tau: Array) -> tuple[Array
     arrays = library(tau)
     al, be = arrays.clip(-gamma, 0.0, None), arrays.clip(gamma, 0.0, None)
     quarter = (program.high - program.low) / 4
+    # Where nothing is asked of a bound that is met, slack and price share tau, each in its unit.
     least = (tau * arrays.clip(program.penalty, LEAST_PRICE, None)) ** 0.5
     upper = arrays.minimum(tau / arrays.maximum(al, least), quarter)
     lower = arrays.minimum(tau / arrays.maximum(be, least), quarter)
@@ -136,6 +137,7 @@ def _split(jumps: Array, nu: Array, penalty: Array, tau: Array) -> tuple[Array, 
     upper = arrays.minimum(tau / arrays.maximum(rise, least), penalty / 2)
     lower = arrays.minimum(tau / arrays.maximum(fall, least), penalty / 2)
     nu = arrays.clip(nu, lower - penalty, penalty - upper)
+    # Equal additions leave the difference.
     both = arrays.maximum(tau / (penalty - nu) - rise, tau / (penalty + nu) - fall)
     both = arrays.maximum(both, 1e-3 * tau / penalty)
     return nu, rise + both, fall + both

@@ -178,9 +178,9 @@ def integrate(widths: Array, start: Array, s: Array) -> Array:
 
 def running_sums(values: Array) -> Array:
     """Sums of the first 1, 2, ... rows, of the shape of `values`."""
-    if not isinstance(values, np.ndarray):
+    if not isinstance(values, np.ndarray) or values.shape[1] < 32:
         return library(values).cumsum(values, 0)
-    # Six times as fast as numpy's own sum along the first axis, which goes down one column after the other.
+    # For many columns six times as fast as numpy's own sum, which goes down one column after the other.
     sums = values.copy()
     for above, row in pairwise(sums):
         row += above
