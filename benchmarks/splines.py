@@ -3,7 +3,8 @@
     python -m benchmarks.splines [--channels 512] [--reference 64] [--stress 1000]
 
 512 channels, 101 knots, 1000 samples each, slopes in [0, 1], penalty 0.3. The peers run on the first `--reference`
-channels and are scaled; their gaps are against our dual values. Then: how time grows, exact fits, and random
+channels and are scaled; their gaps are against our dual values. Then: how time grows, fits that start from an earlier
+one, exact fits (beside splineops, where that is installed: pip install --no-deps splineops==2.2.0), and random
 configurations (clustered knots, scales, tiny penalties, binding slopes, weights over six orders).
 """
 
@@ -30,13 +31,27 @@ def make_data(channels: int, samples: int, seed: int = 0) -> tuple[np.ndarray, n
     """Six kinds of noisy activations of inputs clipped to [-1, 1]."""
     rng = np.random.default_rng(seed)
     x = np.clip(rng.normal(size=(samples, channels)) * rng.uniform(0.25, 0.6, size=channels), -1, 1)
+    return x, noisy_activations(x, rng)
+
+
+def make_distinct_data(channels: int, samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The same at a jittered grid: increasing inputs, no two of them closer than 0.4 of its spacing."""
+    rng = np.random.default_rng(seed)
+    grid = np.linspace(-1, 1, samples)[:, None]
+    x = grid + (2 / samples) * rng.uniform(-0.3, 0.3, size=(samples, channels))
+    return x, noisy_activations(x, rng)
+
+
+def noisy_activations(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Six kinds in turn, one a channel, with noise of the deviation 0.05."""
+    channels = x.shape[1]
     a = rng.uniform(0.1, 0.5, size=channels)
     kinds = [
         np.sign(x) * np.maximum(np.abs(x) - a, 0), np.maximum(x, -0.2 * a), np.clip(x, -a, a), a * np.sin(3 * x),
         np.tanh(2 * x / (a + 0.3)), np.abs(x) - a,
     ]  # fmt: skip
     y = np.choose(np.arange(channels) % 6, kinds)
-    return x, y + 0.05 * rng.normal(size=x.shape)
+    return np.asarray(y + 0.05 * rng.normal(size=x.shape))
 
 
 def cpu(run: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
@@ -136,6 +151,30 @@ def growth(console: Console) -> None:
         console.print(f"{channels} channels x {samples} samples: {spent:.2f} s")
 
 
+def warm(console: Console) -> None:
+    """Fits that start from the fit of other data: noise added to the targets, or another penalty."""
+    x, y = make_data(512, 1000)
+    t, noise = np.linspace(-1, 1, 101), np.random.default_rng(1).normal(size=y.shape)
+    shown = Table(title="512 channels from an earlier fit: iterations, mean (most), and CPU s")
+    for heading in ("slopes", "what is new", "from nothing", "CPU s", "from the earlier fit", "CPU s"):
+        shown.add_column(heading, justify="left" if heading in ("slopes", "what is new") else "right")
+    for slopes in (SLOPES, "free", "monotone"):
+        earlier = fit_splines(x, y, t, slopes=slopes, penalty=PENALTY)
+        changes = [(f"targets by {moved:g} of their deviation", moved, 1.0) for moved in (0, 0.001, 0.01, 0.05, 0.3)]
+        changes += [(f"penalty times {factor:g}", 0.0, factor) for factor in (1.1, 2)]
+        for change, moved, factor in changes:
+            row, given = [str(slopes), change], {"slopes": slopes, "penalty": factor * PENALTY}
+            targets = y + moved * y.std(0) * noise
+            for start in (None, earlier):
+                given["start"] = start
+                spent, fit = cpu(
+                    lambda targets=targets, given=given: fit_splines(x, targets, t, **given), repeats=3
+                )
+                row += [f"{fit.iterations.mean():.1f} ({fit.iterations.max():.0f})", f"{spent:.3f}"]
+            shown.add_row(*row)
+    console.print(shown)
+
+
 def exact(console: Console) -> None:
     """Exact fits of 60 channels of 1000 samples."""
     x, y = make_data(60, 1000, seed=1)
@@ -146,7 +185,58 @@ def exact(console: Console) -> None:
         f"{np.median(kinks):g} in the median, {max(kinks)} at most"
     )
     if importlib.util.find_spec("splineops") is None:
-        console.print("splineops is not installed: left out")
+        console.print("splineops is left out: it is not installed (pip install --no-deps splineops==2.2.0)")
+        return
+    for samples in (200, 1000):
+        beside_splineops(console, samples)
+
+
+def beside_splineops(console: Console, samples: int, channels: int = 60, reference: int = 6) -> None:
+    """Exact fits without slope bounds, of distinct inputs, beside the ADMM of splineops.
+
+    Its docstring has the loss ||y - f||^2, but its steps minimize 1/2 ||y - f||^2 + lamb * TV2: lamb is our penalty. It
+    fits one channel after the other, the first `reference`, and its penalty parameter rho is the best of four.
+    """
+    x, y = make_distinct_data(channels, samples)
+    together, fits = cpu(lambda: fit_spline_exact(x, y, slopes="free", penalty=PENALTY), repeats=2)
+    alone, _ = cpu(lambda: fit_spline_exact(x[:, 0], y[:, 0], slopes="free", penalty=PENALTY), repeats=2)
+    values = [(fit.coefficients[:, 0], fit.knots[:, 0]) for fit in fits[:reference]]
+    low = np.array([fit.dual_value[0] for fit in fits])
+
+    def largest_gap(found: list[tuple[np.ndarray, np.ndarray]]) -> float:
+        return max(value_of(c, t, x[:, k], y[:, k]) / low[k] - 1 for k, (c, t) in enumerate(found))
+
+    tried = []
+    for rho in (0.01, 0.1, 1.0, 10.0):
+        spent, found = cpu(lambda rho=rho: [splineops_fit(x[:, k], y[:, k], rho) for k in range(reference)])
+        splines = [(c, x[:, k]) for k, (c, _, _) in enumerate(found)]
+        tried.append((largest_gap(splines), rho, spent / reference, found))
+    gap, rho, spent, found = min(tried, key=lambda each: each[0])
+    converged = sum(each[2] for each in found)
+    ours = together / channels
+    shown = Table(title=f"exact fits, {samples} distinct inputs, no slope bounds, penalty {PENALTY}")
+    for heading in ("solver", "CPU ms each", "times ours", "largest gap", "kinks, median"):
+        shown.add_column(heading, justify="left" if heading == "solver" else "right")
+    kinks = np.median([int(fit.kinks.sum()) for fit in fits[:reference]])
+    shown.add_row(f"fit_spline_exact, {channels} at once", f"{1000 * ours:.1f}", "1", f"{largest_gap(values):.1e}",
+                  f"{kinks:g}")  # fmt: skip
+    shown.add_row("fit_spline_exact, one alone", f"{1000 * alone:.1f}", f"{alone / ours:.1f}", "", "")
+    shown.add_row(
+        f"splineops, rho = {rho:g} ({converged} of {reference} converged)", f"{1000 * spent:.0f}",
+        f"{spent / ours:.0f}", f"{gap:.1e}", f"{np.median([each[1] for each in found]):g}",
+    )  # fmt: skip
+    console.print(shown)
+    others = ", ".join(f"{gap:.1e} with {other:g}" for gap, other, _, _ in tried if other != rho)
+    console.print(f"its largest gaps with other rho: {others}")
+
+
+def splineops_fit(x: np.ndarray, y: np.ndarray, rho: float) -> tuple[np.ndarray, int, bool]:
+    """Values at the inputs, kinks after its sparsification, and whether it converged in its 10,000 iterations."""
+    from splineops.adaptive_regression_splines.denoising import denoise_y
+    from splineops.adaptive_regression_splines.sparsification import sparsest_interpolant
+
+    c, report = denoise_y(x, y, PENALTY, rho=rho, return_diagnostics=True)
+    return c, len(sparsest_interpolant(x, c)[0]), report.converged
 
 
 def stress(console: Console, count: int, seed: int = 5) -> None:
@@ -196,6 +286,7 @@ def main() -> None:
     console.print(f"the readable model is {SlopeSpline.name!r}: convexblocks show {SlopeSpline.name}")
     race(console, arguments.channels, arguments.reference)
     growth(console)
+    warm(console)
     exact(console)
     stress(console, arguments.stress)
 

@@ -24,6 +24,12 @@ at hand and Sxx the weighted sum of squares of x about its mean; and no slope is
 penalty. Hence
 
     reach = |slope of regression of y on x| + sqrt(2 U / Sxx) + U / penalty.
+
+**Without any bounds**, for the squared loss, no reach is needed. Any straight line may be added to f, so that sum_i w_i
+theta_i x_i is zero too. Then nu_k = p_1 + ... + p_k makes every gamma zero, and c theta and c nu are feasible where c
+|nu| <= penalty:
+
+    optimum >= - c sum w theta y - c^2 sum w theta^2 / 2.
 """
 
 from __future__ import annotations
@@ -54,13 +60,43 @@ def dual_value(
     pinned : bool
         Whether the first value is fixed at zero; then the total of w theta need not be zero.
     """
+    nu = library(nu).minimum(nu, penalty) if convex else library(nu).clip(nu, -penalty, penalty)
+    gamma = slope_forces(sums, widths, nu)
+    return library(gamma).minimum(low * gamma, high * gamma).sum(0) - conjugates
+
+
+def slope_forces(sums: tuple[Array, Array], widths: Array, nu: Array) -> Array:
+    """The coefficients gamma of the slopes, (cells, channels); see `dual_value`."""
     first, second = sums
     later = first.sum(0) - running_sums(first)
-    nu = library(nu).minimum(nu, penalty) if convex else library(nu).clip(nu, -penalty, penalty)
     gamma = second + widths * later
     gamma[1:] += nu
     gamma[:-1] -= nu
-    return library(gamma).minimum(low * gamma, high * gamma).sum(0) - conjugates
+    return gamma
+
+
+def free_dual_value(loss: Array, linear: Array, forces: Array, penalty: Array, regression: Array) -> Array:
+    """The lower bound of every channel that has the squared loss and no bounds of its slopes; it needs no reach.
+
+    Parameters
+    ----------
+    loss : array, shape (channels,)
+        1/2 sum w theta^2, theta = f - y; both sum w theta and sum w theta x are zero up to rounding.
+    linear : array, shape (channels,)
+        sum w theta y.
+    forces : array, shape (cells, channels)
+        p of the opening of this file.
+    penalty, regression : array, shape (channels,)
+        Price of the kinks; slope of regression of y on x.
+    """
+    arrays = library(forces)
+    nu = running_sums(forces)
+    # What rounding leaves of sum w theta x. Taken out of theta, it would change nu by no more than that.
+    rest = abs(nu[-1])
+    largest = arrays.amax(abs(nu), 0) + rest
+    best = arrays.clip(-linear, 0.0, None) / (2 * arrays.where(loss > 0, loss, 1 + 0 * loss))
+    scale = arrays.where(best * largest > penalty, penalty / arrays.where(largest > 0, largest, 1 + 0 * largest), best)
+    return -scale * (linear + scale * loss + rest * abs(regression))
 
 
 def balance(weighted: Array) -> Array:

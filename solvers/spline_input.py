@@ -15,10 +15,12 @@ from ..formulations.errors import UsageError
 from ..formulations.slope_properties import SlopeProperty, slope_property
 from ..formulations.spline_losses import SplineLoss, spline_loss
 from ..formulations.subproblem import require_positive
-from .spline_interior import Program
+from .spline_program import Program
 from .spline_statistics import Moments, Samples, sort_samples
 from .spline_terms import IntervalTerm, SmoothTerm, SquaredTerm, Term, Units
 from .tensors import as_tensor, one_device
+
+Read = Callable[[str, Any], Array]
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class SplineData:
         What was taken from the targets.
     empty : array of bool, shape (channels,)
         Channels without any weight; in the program they have one sample, of the target zero.
-    back : callable
-        Takes an array to the library of the user's.
+    read, back : callable
+        Take arrays of the user's, with a name for errors, to the library of the program, and results to the user's.
     """
 
     program: Program
@@ -48,6 +50,7 @@ class SplineData:
     high: Array
     centre: Array
     empty: Array
+    read: Read
     back: Callable[[Array], Array]
 
 
@@ -92,10 +95,7 @@ def check_spline_data(
     # Targets that do not differ leave nothing to the best constant: then gaps are relative to the unit of the loss.
     least = program.lowest + units.weight * units.theta * units.y
     program = replace(program, start=library(y).maximum(program.start, least))
-    return SplineData(program, units, t, low, high, facts.centre, facts.empty, back)
-
-
-Read = Callable[[str, Any], Array]
+    return SplineData(program, units, t, low, high, facts.centre, facts.empty, read, back)
 
 
 def _reader(given: dict[str, Any], as_tensors: bool) -> tuple[Read, Callable[[Array], Array]]:

@@ -15,73 +15,20 @@ channel has its own step length, and leaves the batch when its verified gap is s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..formulations.activation_row import Array, library
-from .spline_certificate import dual_value, relative_gap, total_variation
+from .spline_program import Program, measure_splines
 from .spline_riccati import factorize, substitute
-from .spline_statistics import integrate, running_sums
-from .spline_terms import Term, Units
+from .spline_statistics import integrate, running_sums, some
 
 ITERATIONS = 80
 PATIENCE = 30
-LEAST_PENALTY, LEAST_PRICE = 1e-13, 1e-4
-FAR = 1e3
-
-
-@dataclass(frozen=True)
-class Program:
-    """A batch of fits in scaled units; everything but `widths` and the loss has one entry a channel.
-
-    Attributes
-    ----------
-    widths : array, shape (cells, 1) or (cells, channels)
-    term : Term
-        The loss.
-    penalty, low, high : array, shape (channels,)
-        Price of the kinks, bounds of the slopes; these may be infinite.
-    lowest, start, level : array, shape (channels,)
-        Loss of a perfect fit, and of a constant, the level.
-    regression, spread : array, shape (channels,)
-        Slope of regression of y on x, and weighted sum of squares of x about its mean; a spread of zero says that
-        neither is known.
-    convex, pinned : bool
-        Whether the slopes may only rise; whether the first value stays zero.
-    """
-
-    widths: Array
-    term: Term
-    penalty: Array
-    low: Array
-    high: Array
-    lowest: Array
-    start: Array
-    level: Array
-    regression: Array
-    spread: Array
-    convex: bool = False
-    pinned: bool = False
-
-    def take(self, kept: Any) -> Program:
-        """The fits of some channels."""
-        names = ("penalty", "low", "high", "lowest", "start", "level", "regression", "spread")
-        widths = self.widths if self.widths.shape[1] == 1 else self.widths[:, kept]
-        parts = {name: getattr(self, name)[kept] for name in names}
-        return replace(self, widths=widths, term=self.term.take(kept), **parts)
-
-    def scaled(self, units: Units) -> Program:
-        """The same fits in other units."""
-        x, y, weight, theta = units
-        loss = weight * theta * y
-        return replace(
-            self, widths=self.widths / x, term=self.term.scaled(units), penalty=self.penalty / (weight * theta * x),
-            low=self.low * (x / y), high=self.high * (x / y), lowest=self.lowest / loss, start=self.start / loss,
-            level=self.level / y, regression=self.regression * (x / y), spread=self.spread / (weight * x * x),
-        )  # fmt: skip
+FRACTION = 0.999
 
 
 @dataclass(frozen=True)
@@ -98,8 +45,7 @@ class Point:
 
     def take(self, kept: Any) -> Point:
         """The iterates of some channels."""
-        parts = {name: part[:, kept] for name, part in vars(self).items() if name != "first"}
-        return Point(first=self.first[kept], **parts)
+        return Point(**{name: some(part, kept) for name, part in vars(self).items()})
 
     def rows(self) -> tuple[slice, ...]:
         """The rows of m+, m-, al, be, e+ and e-."""
@@ -119,181 +65,111 @@ class Fitted:
     gap: Array
     iterations: Array
 
+    def take(self, kept: Any) -> Fitted:
+        """The points of some channels."""
+        return Fitted(**{name: some(part, kept) for name, part in vars(self).items()})
 
-def fit_scaled(program: Program, tolerance: float) -> Fitted:
+    def put(self, channels: Any, other: Fitted) -> None:
+        """Write the points of some channels."""
+        for name, part in vars(self).items():
+            part[..., channels] = getattr(other, name)
+
+    def or_better(self, other: Fitted) -> Fitted:
+        """Of every channel the point with the smaller gap, and the iterations of `other`."""
+        better = other.gap < self.gap
+        if bool(better.all()):
+            return other
+        arrays = library(better)
+        parts = {name: arrays.where(better, getattr(other, name), part) for name, part in vars(self).items()}
+        return Fitted(**parts | {"iterations": other.iterations})
+
+
+def fit_scaled(program: Program, point: Point, tolerance: float) -> Fitted:
     """Fit all channels to a verified relative gap, or as far as it goes.
 
     Parameters
     ----------
     program : Program
         Data of about the size one.
+    point : Point
+        Where to start; inside all bounds.
     tolerance : float
         Of the relative gap.
     """
-    point = start_point(program)
     arrays = library(point.s)
     channels = arrays.where(point.first == point.first)[0]
-    first, s, nu, theta = (1.0 * part for part in (point.first, point.s, point.nu, point.theta))
-    best = Fitted(first, s, nu, theta, 0 * first + np.inf, 0 * first)
     progress = 0 * point.first
+    held = Fitted(point.first, point.s, point.nu, point.theta, progress + np.inf, progress)
+    best = held.take(channels)
     for iteration in range(ITERATIONS + 1):
         first, s, _, _, gap, _ = measure_splines(program, point.first, point.s, point.nu, point.theta)
-        earlier = best.gap[channels]
-        progress = arrays.where(gap < 0.5 * earlier, 0 * progress + iteration, progress)
-        best.iterations[channels] = 0 * progress + iteration
-        better = gap < earlier
-        to = channels[better]
-        best.first[to], best.gap[to], best.s[:, to] = first[better], gap[better], s[:, better]
-        best.nu[:, to], best.theta[:, to] = point.nu[:, better], point.theta[:, better]
-        going = (best.gap[channels] > tolerance) & (progress > iteration - PATIENCE)
+        progress = arrays.where(gap < 0.5 * held.gap, 0 * progress + iteration, progress)
+        held = held.or_better(Fitted(first, s, point.nu, point.theta, gap, 0 * gap + iteration))
+        going = (held.gap > tolerance) & (progress > iteration - PATIENCE)
         if iteration == ITERATIONS or not bool(going.any()):
             break
         if not bool(going.all()):
-            kept = arrays.where(going)[0]
-            program, point, channels, progress = program.take(kept), point.take(kept), channels[kept], progress[kept]
+            left, kept = arrays.where(~going)[0], arrays.where(going)[0]
+            best.put(channels[left], held.take(left))
+            program, point, held = program.take(kept), point.take(kept), held.take(kept)
+            channels, progress = channels[kept], progress[kept]
         point = advance(program, point)
+    best.put(channels, held)
     return best
 
 
-def start_point(program: Program) -> Point:
-    """A point inside all bounds: a straight line of small slope, or rising slopes where only these are allowed."""
-    arrays = library(program.penalty)
-    zero = 0 * program.penalty
-    has_low, has_high = program.low > -np.inf, program.high < np.inf
-    # A stand-in for a missing bound keeps the start near slope zero.
-    low = arrays.where(has_low, program.low, arrays.minimum(program.high, zero) - 2.0)
-    high = arrays.where(has_high, program.high, arrays.maximum(low, zero) + 2.0)
-    margin = arrays.clip((high - low) / 2, None, 1.0)
-    # Cells along the first axis, channels along the second; own widths or shared ones.
-    cells = 0 * (program.widths + zero)
-    s = cells + arrays.clip(zero, low + margin, high - margin)
-    if program.convex and len(s) > 1:
-        rank = arrays.cumsum(cells + 1.0, 0) - 1.0
-        s = s + margin * (rank / (len(s) - 1) - 0.5)
-    jumps, none = s[1:] - s[:-1], 0 * s[1:]
-    penalty = arrays.clip(program.penalty, LEAST_PENALTY, None)
-    above = none + (arrays.clip(penalty, 1.0, None) if program.convex else penalty)
-    first = 1.0 * program.level
-    boxes = program.term.boxes(integrate(program.widths, first, s), s)
-    theta = (boxes.low + boxes.high) / 2
-    half = (boxes.high - boxes.low) / 2
-    sampled = 1.0 * (half > 0)
-    tops, bottoms = 0 * s + 1.0 * has_high, 0 * s + 1.0 * has_low
-    downs = none + (0.0 if program.convex else 1.0)
-    on = arrays.concatenate([none + 1.0, downs, tops, bottoms, sampled, sampled])
-    slack = arrays.concatenate([above, none + penalty, high - s, s - low, half, half])
-    # A tiny penalty would start the bounds of the slopes off as if they cost nothing.
-    bound = arrays.clip(penalty, LEAST_PRICE, None)
-    price = arrays.concatenate(
-        [jumps if program.convex else none + 1.0, none + 1.0, 0 * s + bound, 0 * s + bound, boxes.over, boxes.under]
-    )
-    off = on == 0
-    return Point(first, s, none + penalty - above, theta, arrays.where(off, 1.0, slack), price * on, on)
-
-
-class Quality(NamedTuple):
-    """Feasible splines and how good they are: first values, slopes; objective, dual value and relative gap."""
-
-    first: Array
-    s: Array
-    objective: Array
-    dual: Array
-    gap: Array
-    reach: Array
-
-
-def measure_splines(program: Program, first: Array, s: Array, nu: Array, theta: Array) -> Quality:
-    """Clip the slopes into their bounds, centre the values where that helps, and measure the gap.
-
-    Parameters
-    ----------
-    program : Program
-        In any units.
-    first, s : array, shapes (channels,) and (cells, channels)
-        First values and slopes.
-    nu, theta : array, shapes (cells - 1, channels) and (samples or 0, channels)
-        Any multipliers of the jumps; multipliers w theta of losses with intervals.
-    """
-    arrays = library(s)
-    s = arrays.clip(s, program.low, program.high)
-    v = integrate(program.widths, first, s)
-    shift = program.term.centre(v, s)
-    measure = program.term.measure(v + shift, s, theta)
-    objective = measure.loss + program.penalty * total_variation(s)
-    reach = find_reach(program, s, objective)
-    low, high = arrays.maximum(program.low, -reach), arrays.minimum(program.high, reach)
-    dual = dual_value(measure.conjugates, measure.sums, program.widths, nu, program.penalty, low, high,
-                      convex=program.convex)  # fmt: skip
-    # No spline leaves less than a perfect fit without kinks would.
-    dual = arrays.maximum(dual, program.lowest)
-    gap = relative_gap(objective, dual, program.lowest, program.start)
-    # An iterate that has gone astray never counts as good.
-    return Quality(first + shift, s, objective, dual, arrays.where(gap >= 0, gap, 0 * gap + np.inf), reach)
-
-
-def find_reach(program: Program, s: Array, objective: Array) -> Array:
-    """What stands in for infinite bounds: see `spline_certificate`; far beyond all slopes where that says nothing."""
-    arrays = library(s)
-    known = (program.spread > 0) & (program.penalty > 0)
-    spread, penalty = (arrays.where(known, part, 1 + 0 * part) for part in (program.spread, program.penalty))
-    excess = arrays.clip(objective, 0.0, None)
-    reach = abs(program.regression) + (2 * excess / spread) ** 0.5 + excess / penalty
-    largest = arrays.amax(abs(s), 0)
-    return arrays.where(known, reach, FAR * arrays.where(largest > 0, largest, 1 + largest))
-
-
 def advance(program: Program, point: Point) -> Point:
-    """One step: predictor, corrector, and as far as the bounds allow."""
+    """One step: predictor, corrector, and as far as the bounds allow.
+
+    With r = d_slack / slack and q = d_price / price, Newton's equations are q + r = target / (price * slack) - 1. The
+    target of the predictor is zero.
+    """
     arrays = library(point.s)
     up, down, top, bottom, over, under = point.rows()
     slack, price, on = point.slack, point.price, point.on
-    weight = price / slack
+    inverse = on / slack
+    weight = price * inverse
     S = weight[up] + weight[down]
     v = integrate(program.widths, point.first, point.s)
     model = program.term.linearize(v, point.s, point.theta, weight[over] + weight[under])
     sweep = factorize(program.widths, model.Q0, model.Q1, model.Q2 + weight[top] + weight[bottom], S)
 
-    def direction(ratio: Array) -> tuple[Array, ...]:
-        """The step after which price * slack is, to first order, what it is now and `ratio` * slack."""
-        rho = (ratio[up] - ratio[down]) / S
-        shift = ratio[over] - ratio[under]
+    def direction(aim: Array) -> tuple[Array, ...]:
+        """The step after which the price is, to first order, `aim` less weight * d_slack; its last entry is r."""
+        rho = (aim[up] - aim[down] - (price[up] - price[down])) / S
+        shift = aim[over] - aim[under] - (price[over] - price[under])
         g0, g1 = model.gradient(shift)
-        g1 = g1 + (price + ratio)[top] - (price + ratio)[bottom]
-        dv, ds, forces = substitute(sweep, g0, g1, point.nu - rho, pinned=program.pinned)
+        dv, ds, forces = substitute(sweep, g0, g1 + (aim[top] - aim[bottom]), point.nu - rho, pinned=program.pinned)
         dnu = forces - rho
         d_theta = model.multipliers(dv, ds, shift)
-        d_slack = on * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
-        return dv[0], ds, dnu, d_theta, d_slack, ratio - weight * d_slack
+        return dv[0], ds, dnu, d_theta, inverse * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
 
-    off = 1.0 - on
     product = price * slack
     gap = product.sum(0)
-    d_slack, d_price = direction(-price)[-2:]
-    a = _longest(slack, price + off, d_slack, d_price, 1.0)
-    left = ((price + a * d_price) * (slack + a * d_slack)).sum(0)
+    r = direction(0 * price)[-1]
+    a = 1.0 / arrays.clip(arrays.maximum(-arrays.amin(r, 0), 1 + arrays.amax(r, 0)), 1.0, None)
+    # The second-order term, d_slack * d_price = price * slack * r * q, where q = -1 - r.
+    bend = product * r * (-1 - r)
+    left = (1 - a) * gap + a * a * bend.sum(0)
     tau = arrays.clip(left / gap, 0.0, 1.0) ** 3 * gap / on.sum(0)
-    # The whole second-order term, of a step that can be taken in small part only, can lead back and forth for ever.
-    d_first, ds, dnu, d_theta, d_slack, d_price = direction((on * tau - a * d_price * d_slack) / slack - price)
-    a = _longest(slack, price + off, d_slack, d_price, 0.995)
+    # The whole of it, of a step that can be taken in small part only, can lead back and forth for ever.
+    target = on * tau - a * bend
+    d_first, ds, dnu, d_theta, r = direction(target * inverse)
+    change = target - product
+    q = change / (product + (1.0 - on)) - r
+    a = FRACTION / arrays.clip(-arrays.minimum(arrays.amin(r, 0), arrays.amin(q, 0)), FRACTION, None)
     # Of a convex program the gap can rise along a step: go no further than to where it is least.
-    change, bend = (slack * d_price + price * d_slack).sum(0), (d_slack * d_price).sum(0)
+    change, bend = change.sum(0), (product * r * q).sum(0)
     least = -change / (2 * arrays.where(bend > 0, bend, 1 + 0 * bend))
     a = arrays.where(bend > 0, arrays.minimum(a, arrays.maximum(least, a / 10)), a)
 
     def moved(a: Array) -> Point:
         return Point(
             point.first + a * d_first, point.s + a * ds, point.nu + a * dnu, point.theta + a * d_theta,
-            slack + a * d_slack, price + a * d_price, on,
+            slack * (1 + a * r), price * (1 + a * q), on,
         )  # fmt: skip
 
     return _damp(program, point, moved, a, 1e-3 * gap) if program.term.smooth else moved(a)
-
-
-def _longest(slack: Array, price: Array, d_slack: Array, d_price: Array, fraction: float) -> Array:
-    """The step of every channel, at most one, that goes this fraction of the way to the first bound."""
-    arrays = library(slack)
-    steepest = arrays.minimum(arrays.amin(d_slack / slack, 0), arrays.amin(d_price / price, 0))
-    return fraction / arrays.clip(-steepest, fraction, None)
 
 
 def _damp(program: Program, point: Point, moved: Any, a: Array, allowed: Array) -> Point:

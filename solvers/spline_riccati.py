@@ -44,23 +44,28 @@ def factorize(widths: Array, Q0: Array, Q1: Array, Q2: Array, S: Array) -> Sweep
     S : array, shape (cells - 1, channels)
         Reciprocal weights of the jumps, at least zero.
     """
-    empty = library(Q0).empty_like
-    P12, P22, damping, gain = empty(Q0), empty(Q0), empty(S), empty(S)
-    p11, p12, p22 = Q0[-1], Q1[-1], Q2[-1]
-    P12[-1], P22[-1] = p12, p22
+    arrays = library(Q0)
+    P12, P22 = 1.0 * Q1, 1.0 * Q2
+    damping, gain, gain12 = (arrays.empty_like(S) for _ in range(3))
+    p11, p12, p22 = 1.0 * Q0[-1], P12[-1], P22[-1]
     for k in range(len(S) - 1, -1, -1):
-        e = 1.0 / (1.0 + S[k] * p22)
-        Se = S[k] * e
-        damping[k], gain[k] = e, Se
-        h = widths[k]
-        m11 = p11 - p12 * p12 * Se
-        m12 = p12 * e
-        hm = h * m11
-        p22 = p22 * e + h * (2.0 * m12 + hm) + Q2[k]
-        p12 = m12 + hm + Q1[k]
-        p11 = m11 + Q0[k]
-        P12[k], P22[k] = p12, p22
-    return Sweep(widths, p11, P12, P22, damping, gain, gain * P12[1:], gain * P22[1:])
+        h, e = widths[k], damping[k]
+        arrays.multiply(S[k], p22, out=e)
+        e += 1.0
+        arrays.reciprocal(e, out=e)
+        p11 -= p12 * arrays.multiply(p12, arrays.multiply(S[k], e, out=gain[k]), out=gain12[k])
+        m12, m22 = p12 * e, p22 * e
+        p12, p22 = P12[k], P22[k]
+        # The rest: m11 + Q0, m12 + h m11 + Q1, and m22 + h (2 m12 + h m11) + Q2.
+        hm = h * p11
+        hm += m12
+        p12 += hm
+        hm += m12
+        hm *= h
+        p22 += m22
+        p22 += hm
+        p11 += Q0[k]
+    return Sweep(widths, p11, P12, P22, damping, gain, gain12, gain * P22[1:])
 
 
 def substitute(sweep: Sweep, g0: Array, g1: Array, jumps: Array, *, pinned: bool) -> tuple[Array, Array, Array]:
@@ -84,15 +89,16 @@ def substitute(sweep: Sweep, g0: Array, g1: Array, jumps: Array, *, pinned: bool
         differences of the slopes would cancel.
     """
     widths, p11, P12, P22, damping, gain, gain12, gain22 = sweep
-    empty = library(g0).empty_like
-    shifted, values, slopes = empty(jumps), empty(g0), empty(g0)
-    q1, q2 = g0[-1], g1[-1]
+    arrays = library(g0)
+    shifted, values, slopes = (arrays.empty_like(part) for part in (jumps, g0, g0))
+    q1, q2, part = 1.0 * g0[-1], 1.0 * g1[-1], arrays.empty_like(g0[-1])
     for k in range(len(jumps) - 1, -1, -1):
-        m = q2 + jumps[k]
-        shifted[k] = m
-        m1 = q1 - gain12[k] * m
-        q2 = q2 - gain22[k] * m + widths[k] * m1 + g1[k]
-        q1 = m1 + g0[k]
+        m = arrays.add(q2, jumps[k], out=shifted[k])
+        q1 -= arrays.multiply(gain12[k], m, out=part)
+        q2 -= arrays.multiply(gain22[k], m, out=part)
+        q2 += arrays.multiply(widths[k], q1, out=part)
+        q2 += g1[k]
+        q1 += g0[k]
     if pinned:
         v = 0 * q1
         s = -q2 / P22[0]
@@ -103,8 +109,10 @@ def substitute(sweep: Sweep, g0: Array, g1: Array, jumps: Array, *, pinned: bool
     values[0], slopes[0] = v, s
     pushed = gain * shifted
     for k in range(len(jumps)):
-        v = v + widths[k] * s
-        s = s * damping[k] - gain12[k] * v - pushed[k]
-        values[k + 1], slopes[k + 1] = v, s
+        v = arrays.multiply(widths[k], s, out=values[k + 1])
+        v += values[k]
+        s = arrays.multiply(damping[k], s, out=slopes[k + 1])
+        s -= pushed[k]
+        s -= arrays.multiply(gain12[k], v, out=part)
     forces = -damping * (P12[1:] * values[1:] + shifted + P22[1:] * slopes[:-1])
     return values, slopes, forces

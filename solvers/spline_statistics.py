@@ -51,7 +51,7 @@ class Samples:
 
     def take(self, kept: Array) -> Samples:
         """The samples of some channels."""
-        cell, offset, y, weights = (part[:, kept] for part in (self.cell, self.offset, self.y, self.weights))
+        cell, offset, y, weights = (some(part, kept) for part in (self.cell, self.offset, self.y, self.weights))
         return Samples(cell, offset, y, weights, self.cells)
 
     def scaled(self, x: Array, y: Array, weight: Array) -> Samples:
@@ -72,7 +72,7 @@ def sort_samples(knots: Array, x: Array, y: Array, weights: Array) -> Samples:
     # torch warns where it has to make a copy itself.
     x = getattr(x, "contiguous", lambda: x)()
     if knots.shape[1] == 1:
-        place = arrays.searchsorted(knots[:, 0], x, side="right")
+        place = _places(knots[:, 0], x)
     else:
         columns = [
             arrays.searchsorted(1.0 * knots[:, c], 1.0 * x[:, c], side="right") for c in range(knots.shape[1])
@@ -80,6 +80,18 @@ def sort_samples(knots: Array, x: Array, y: Array, weights: Array) -> Samples:
         place = arrays.stack(columns, 1)
     cell = arrays.clip(place - 1, 0, cells - 1)
     return Samples(cell, x - pick(knots, cell), y, weights, cells)
+
+
+def _places(t: Array, x: Array) -> Array:
+    """How many knots are at or below each x, knots beyond the first and the last left out of account."""
+    arrays, cells = library(x), len(t) - 1
+    width = (t[-1] - t[0]) / cells
+    if not bool((abs(t[1:] - t[:-1] - width) <= 1e-3 * width / cells).all()):
+        return arrays.searchsorted(t, x, side="right")
+    # Evenly spaced, to a thousandth of a cell: a division is one cell off at most, and six times as fast as a search.
+    place = arrays.clip((x - t[0]) / width, 0, cells - 1)
+    place = place.astype(int) if isinstance(place, np.ndarray) else place.long()
+    return place + 1 + 1 * (x >= t[1:][place]) - 1 * (x < t[place])
 
 
 def pick(values: Array, cell: Array) -> Array:
@@ -91,6 +103,11 @@ def pick(values: Array, cell: Array) -> Array:
 
 def _columns(cell: Array) -> Array:
     return library(cell).cumsum(cell[:1] * 0 + 1, 1) - 1
+
+
+def some(part: Array, kept: Array) -> Array:
+    """The entries of some channels, the last axis; numpy takes columns five times as fast as it indexes them."""
+    return part.take(kept, axis=-1) if isinstance(part, np.ndarray) else part[..., kept]
 
 
 def cell_sums(cell: Array, cells: int, values: Sequence[Array]) -> list[Array]:
@@ -144,8 +161,7 @@ class Moments:
 
     def take(self, kept: Any) -> Moments:
         """The sums of some channels."""
-        S0, S1, S2, T0, T1 = (part[:, kept] for part in (self.S0, self.S1, self.S2, self.T0, self.T1))
-        return Moments(S0, S1, S2, T0, T1, self.yy[kept])
+        return Moments(*(some(part, kept) for part in (self.S0, self.S1, self.S2, self.T0, self.T1, self.yy)))
 
     def scaled(self, x: Array, y: Array, weight: Array) -> Moments:
         """The sums in other units of inputs, targets and weights."""
@@ -162,9 +178,9 @@ def integrate(widths: Array, start: Array, s: Array) -> Array:
 
 def running_sums(values: Array) -> Array:
     """Sums of the first 1, 2, ... rows, of the shape of `values`."""
-    if not isinstance(values, np.ndarray):
+    if not isinstance(values, np.ndarray) or values.shape[1] < 32:
         return library(values).cumsum(values, 0)
-    # Six times as fast as numpy's own sum along the first axis, which goes down one column after the other.
+    # For many columns six times as fast as numpy's own sum, which goes down one column after the other.
     sums = values.copy()
     for above, row in pairwise(sums):
         row += above

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..formulations.activation_row import Array, library
+from ..formulations.errors import UsageError
 from ..formulations.slope_properties import SlopeProperty
 from ..formulations.spline_losses import SplineLoss
 from .solution import Status
 from .spline_input import SplineData, check_spline_data
-from .spline_interior import Quality, fit_scaled, measure_splines
+from .spline_interior import Fitted, fit_scaled
+from .spline_program import Quality, measure_splines
+from .spline_start import Earlier, start_point, warm_point
 from .spline_statistics import integrate, sort_samples
+from .spline_terms import Units
 
 KINK = 1e-6
 
@@ -30,6 +34,9 @@ class SplineFit:
         Values at the knots.
     slopes : array, shape (knots - 1, channels)
         Slopes between them, exactly within their bounds; `coefficients` are their sums, rounded.
+    multipliers : array, shape (knots - 2, channels)
+        Of the jumps of the slope at the inner knots, nu of `solvers.spline_certificate`: up to the penalty in size,
+        which they reach where the spline bends. Exact fits keep those of all their samples.
     objective : array, shape (channels,)
         Loss and penalty of these very splines.
     dual_value : array, shape (channels,)
@@ -54,6 +61,7 @@ class SplineFit:
     knots: Array
     coefficients: Array
     slopes: Array
+    multipliers: Array
     objective: Array
     dual_value: Array
     relative_gap: Array
@@ -109,6 +117,7 @@ def fit_splines(
     x: Any, y: Any, knots: Any, *,
     slopes: str | tuple[Any, Any] | SlopeProperty = "firmly_nonexpansive", penalty: Any = 1.0,
     loss: str | SplineLoss = "squared", weights: Any = None, odd: bool = False, tolerance: float = 1e-9,
+    start: SplineFit | None = None,
 ) -> SplineFit:  # fmt: skip
     """Fit a linear spline with bounded slopes to the samples of every channel.
 
@@ -135,6 +144,11 @@ def fit_splines(
         Whether f(-x) = -f(x), for the squared loss; then the knots start at zero.
     tolerance : float
         Of the relative gap. A channel that misses it says so in `status`.
+    start : SplineFit, optional
+        An earlier fit of as many channels on the same knots, of other samples, weights, penalties or bounds, to start
+        from: it saves more than half of the iterations where the samples are about as before. A channel that is better
+        off without it, or misses its tolerance from there, starts from nothing. Convex splines and the losses
+        ``"absolute"``, ``"quantile"`` and ``"huber"`` always do.
 
     Returns
     -------
@@ -145,7 +159,7 @@ def fit_splines(
     ------
     UsageError
         For shapes that do not fit, NaN, knots that do not increase, bounds that are not in order, targets that do not
-        fit the loss.
+        fit the loss, a start of other knots or channels.
 
     Examples
     --------
@@ -158,17 +172,12 @@ def fit_splines(
         x, y, knots, slopes=slopes, penalty=penalty, loss=loss, weights=weights, odd=odd, tolerance=tolerance
     )
     with np.errstate(all="ignore"):
-        return _solve(data, tolerance)
+        return _solve(data, tolerance, start)
 
 
-def _solve(data: SplineData, tolerance: float) -> SplineFit:
-    program, units = data.program, data.units
-    found = fit_scaled(program.scaled(units), tolerance)
-    # Measured on the program in the user's units, whatever the scaled one said.
-    share = units.weight * units.theta
-    quality = measure_splines(
-        program, found.first * units.y, found.s * (units.y / units.x), found.nu * (share * units.x), found.theta * share
-    )
+def _solve(data: SplineData, tolerance: float, start: SplineFit | None) -> SplineFit:
+    program = data.program
+    found, quality = _found(data, tolerance, start)
     if bool(data.empty.any()):
         quality = _without_samples(data, quality)
     v = integrate(program.widths, quality.first + data.centre, quality.s)
@@ -179,10 +188,70 @@ def _solve(data: SplineData, tolerance: float) -> SplineFit:
     back = data.back
     return SplineFit(
         knots=back(data.knots), coefficients=back(coefficients), slopes=back(quality.s),
+        multipliers=back(found.nu * _forces(data.units)),
         objective=back(quality.objective), dual_value=back(quality.dual), relative_gap=back(quality.gap),
         status=tuple(Status.SOLVED if good else Status.INACCURATE for good in (quality.gap <= tolerance).tolist()),
         low=back(data.low), high=back(data.high), reach=back(reach), iterations=back(found.iterations),
     )  # fmt: skip
+
+
+def _found(data: SplineData, tolerance: float, start: SplineFit | None) -> tuple[Fitted, Quality]:
+    """The fits in scaled units, and measured. What misses its tolerance from an earlier fit is tried without it."""
+    program, cold = data.program.scaled(data.units), start_point(data.program.scaled(data.units))
+    earlier = None if start is None else _earlier(data, start)
+    if earlier is None or not program.can_start_warm:
+        found = fit_scaled(program, cold, tolerance)
+        return found, _measured(data, found)
+    point, used = warm_point(program, cold, earlier, tolerance)
+    found = fit_scaled(program, point, tolerance)
+    quality, arrays = _measured(data, found), library(used)
+    missed = used & ~(quality.gap <= tolerance)
+    if not bool(missed.any()):
+        return found, quality
+    which = arrays.where(missed)[0]
+    second = found.take(arrays.where(used | ~used)[0])
+    second.put(which, fit_scaled(program.take(which), cold.take(which), tolerance))
+    other = _measured(data, second)
+    better = other.gap < quality.gap
+    parts = {name: arrays.where(better, getattr(second, name), part) for name, part in vars(found).items()}
+    parts["iterations"] = found.iterations + missed * second.iterations
+    measured = (arrays.where(better, *pair) for pair in zip(other, quality, strict=True))
+    return Fitted(**parts), Quality(*measured)
+
+
+def _measured(data: SplineData, found: Fitted) -> Quality:
+    """Measured on the program in the user's units, whatever the scaled one said."""
+    units = data.units
+    slope, theta = units.y / units.x, units.weight * units.theta
+    return measure_splines(
+        data.program, found.first * units.y, found.s * slope, found.nu * _forces(units), found.theta * theta
+    )
+
+
+def _forces(units: Units) -> Array:
+    """The unit of the multipliers of the jumps, as of the penalty."""
+    return units.weight * units.theta * units.x
+
+
+def _earlier(data: SplineData, start: SplineFit) -> Earlier:
+    """An earlier fit of as many channels on the same knots, in scaled units."""
+    units = data.units
+    t, first, s, nu = (
+        data.read(f"start.{name}", part)
+        for name, part in (
+            ("knots", start.knots), ("coefficients", start.coefficients[0]), ("slopes", start.slopes),
+            ("multipliers", start.multipliers),
+        )
+    )  # fmt: skip
+    shape = (len(data.knots) - 1, len(data.centre))
+    if tuple(s.shape) != shape or tuple(nu.shape) != (shape[0] - 1, shape[1]):
+        raise UsageError(
+            f"start has slopes of shape {tuple(s.shape)} and multipliers of shape {tuple(nu.shape)}; expected {shape} "
+            "and one row less: an earlier fit of as many channels on the same knots."
+        )
+    if not bool((t == data.knots).all()):
+        raise UsageError("start has other knots than this fit; expected an earlier fit on the same knots.")
+    return Earlier((first - data.centre) / units.y, s * (units.x / units.y), nu / _forces(units))
 
 
 def _without_samples(data: SplineData, quality: Quality) -> Quality:

@@ -17,7 +17,10 @@ from convexblocks.formulations.spline_fit import hat_matrix
 from convexblocks.formulations.spline_losses import spline_loss
 from convexblocks.solvers import SplineFit, Status, fit_spline_exact, fit_splines
 from convexblocks.solvers.spline_input import check_spline_data
-from convexblocks.solvers.spline_interior import fit_scaled, measure_splines
+from convexblocks.solvers.spline_interior import fit_scaled
+from convexblocks.solvers.spline_program import measure_splines
+from convexblocks.solvers.spline_start import start_point
+from convexblocks.solvers.spline_statistics import sort_samples
 
 LOSSES = ("squared", "huber(0.2)", "absolute", "quantile(0.9)", "logistic", "poisson")
 NAMED = ["firmly_nonexpansive", "nonexpansive", "monotone", "free", "convex", "invertible(0.1)"]
@@ -114,10 +117,25 @@ def test_numpy_and_torch_go_the_same_way() -> None:
         x, y, np.linspace(-2, 2, 9), slopes=(0, 1), penalty=0.5, loss="squared", weights=w, odd=False, tolerance=1e-9,
         as_tensors=True,
     )  # fmt: skip
-    ours, other = fit_scaled(program, 1e-9), fit_scaled(tensors.program.scaled(tensors.units), 1e-9)
+    other_program = tensors.program.scaled(tensors.units)
+    ours = fit_scaled(program, start_point(program), 1e-9)
+    other = fit_scaled(other_program, start_point(other_program), 1e-9)
     assert isinstance(other.s, torch.Tensor)
     assert np.allclose(ours.s, other.s.numpy(), atol=1e-9)
     assert ours.iterations.tolist() == other.iterations.tolist()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_cells_of_evenly_spaced_knots_are_those_that_a_search_finds(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    for low, high, count in ((-1.0, 1.0, 101), (1e6, 1e6 + 1, 11), (-1e-9, 3e-9, 2), (0.1, 0.7, 3001)):
+        knots = np.linspace(low, high, count)
+        near = np.concatenate([np.nextafter(knots, -inf), knots, np.nextafter(knots, inf)])
+        x = np.concatenate([near, rng.uniform(2 * low - high, 2 * high - low, 1000), [-1e12, 1e12]])[:, None]
+        found = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, count - 2)
+        given = (knots[:, None], x) if kind == "numpy" else (torch.tensor(knots)[:, None], torch.tensor(x))
+        samples = sort_samples(given[0], given[1], given[1], given[1])
+        assert np.array_equal(np.asarray(samples.cell), found)
 
 
 def test_tensors_come_back_as_tensors() -> None:
@@ -285,3 +303,42 @@ def test_a_predictor_that_is_cut_short_does_not_send_the_corrector_back_and_fort
     fit = fit_splines(x, y, [-2.0, 2.0], slopes=(0, 1), penalty=0.4, weights=weights)
     assert fit.solved
     assert (fit.iterations < 12).all()
+
+
+def test_the_dual_value_of_free_splines_is_that_of_multipliers_that_are_feasible() -> None:
+    """Formed from samples, in another way: no multiplier is clipped and no straight line is priced."""
+    x, y, w = data_for("squared")
+    knots = np.linspace(-2, 2, 9)
+    fit = fit_splines(x, y, knots, slopes="free", penalty=0.5, weights=w)
+    program = check_spline_data(
+        x, y, knots, slopes="free", penalty=0.5, loss="squared", weights=w, odd=False, tolerance=1e-9
+    ).program
+    rng = np.random.default_rng(0)
+    for spread in (0.0, 1e-3, 1.0):
+        s = fit.slopes + spread * rng.standard_normal(fit.slopes.shape)
+        first = fit.coefficients[0] - np.average(y, weights=w, axis=0)
+        quality = measure_splines(program, first, s, 0 * fit.multipliers, s[:0])
+        for c in range(2):
+            B = hat_matrix(knots, x[:, c])
+            values = quality.first[c] + np.concatenate([[0.0], np.cumsum(np.diff(knots) * quality.s[:, c])])
+            centred = y[:, c] - np.average(y[:, c], weights=w[:, c])
+            theta = w[:, c] * (B @ values - centred)
+            assert abs(theta @ B @ np.stack([np.ones(9), knots], 1)).max() < 1e-9
+            # B' theta = D' nu, the second differences of nu divided by the widths.
+            D = np.diff(np.diff(np.eye(9), axis=0) / np.diff(knots)[:, None], axis=0)
+            nu = np.linalg.lstsq(D.T, B.T @ theta, rcond=None)[0]
+            scale = np.linspace(0, min(2.0, 0.5 / np.abs(nu).max()), 100001)
+            best = (-scale * (theta @ centred) - scale**2 / 2 * (theta**2 / w[:, c]).sum()).max()
+            assert quality.dual[c] >= best - 1e-8 * fit.objective[c]
+            assert quality.dual[c] <= fit.objective[c] * (1 + 1e-9)
+
+
+def test_free_splines_close_at_penalties_that_cost_almost_nothing() -> None:
+    """A reach in place of bounds is far off there: rounding times it was a hundred-thousandth of the objective."""
+    rng = np.random.default_rng(0)
+    for trial in range(10):
+        z = rng.normal(size=(300, 4))
+        x, y = 100.0 * (10 * (trial % 2) + z), np.tanh(z) + 0.1 * rng.normal(size=z.shape)
+        weights = 10.0 ** rng.uniform(-3, 3, size=z.shape)
+        fit = fit_splines(x, y, np.linspace(x.min(), x.max(), 5), slopes="free", penalty=1e-4, weights=weights)
+        assert (fit.relative_gap <= 1e-8).all(), fit
