@@ -17,10 +17,10 @@ from .spline_statistics import sort_samples
 class SplineActivation(nn.Module):
     """A linear spline for every channel, or one that all share; the channels are the last axis of the input.
 
-    The parameters are the value at the middle knot and one raw number for each slope, so that a slope moves the spline on
-    its own side alone; the forward pass clips these into
-    the bounds, so that the bounds hold after every step of any optimizer, and exactly. A slope at its bound gets no
-    gradient from beyond it: `project` brings the raw numbers back to the bounds, after which it moves freely inside.
+    The parameters are the value at the middle knot and one raw number for each slope, so that a slope moves the spline
+    on its own side alone; the forward pass clips the slopes into the bounds, which thus hold after every step of any
+    optimizer, and exactly. A slope at its bound gets no gradient from beyond it: `project` brings the raw numbers back
+    to the bounds, after which it moves freely inside.
 
     Parameters
     ----------
