@@ -39,7 +39,7 @@ def fit_spline_exact(
     Parameters
     ----------
     x, y : array, shape (samples,) or (samples, channels)
-        Inputs and targets; equal inputs are fine. Many channels at once take little longer than one.
+        Inputs and targets; equal inputs are fine.
     slopes, penalty, loss, weights, tolerance
         As for `fit_splines`.
 

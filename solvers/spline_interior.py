@@ -1,4 +1,4 @@
-"""Fitting many splines at once: an interior point whose Newton step is a Riccati sweep over the knots.
+"""Fitting many splines at once: an interior point whose Newton step is a sweep over the knots or a banded system.
 
 Unknowns: the first value and the slopes of each spline, and a multiplier nu_j, |nu_j| <= penalty, for each jump a_j =
 s_(j+1) - s_j; losses with intervals have a multiplier Theta_i for every sample too. All inequalities stand in one array
@@ -15,20 +15,24 @@ channel has its own step length, and leaves the batch when its verified gap is s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..formulations.activation_row import Array, library
+from . import spline_banded, spline_riccati
 from .spline_program import Program, measure_splines
-from .spline_riccati import factorize, substitute
 from .spline_statistics import integrate, running_sums, some
 
 ITERATIONS = 80
 PATIENCE = 30
 FRACTION = 0.999
+FEW = 20
+"""Channels up to which the Newton step is a banded system for each: a sweep costs as much for one as for many."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,14 @@ def advance(program: Program, point: Point) -> Point:
     S = weight[up] + weight[down]
     v = integrate(program.widths, point.first, point.s)
     model = program.term.linearize(v, point.s, point.theta, weight[over] + weight[under])
-    sweep = factorize(program.widths, model.Q0, model.Q1, model.Q2 + weight[top] + weight[bottom], S)
+    solve = _newton_solver(program, model.Q0, model.Q1, model.Q2 + weight[top] + weight[bottom], S)
 
     def direction(aim: Array) -> tuple[Array, ...]:
         """The step after which the price is, to first order, `aim` less weight * d_slack; its last entry is r."""
         rho = (aim[up] - aim[down] - (price[up] - price[down])) / S
         shift = aim[over] - aim[under] - (price[over] - price[under])
         g0, g1 = model.gradient(shift)
-        dv, ds, forces = substitute(sweep, g0, g1 + (aim[top] - aim[bottom]), point.nu - rho, pinned=program.pinned)
+        dv, ds, forces = solve(g0, g1 + (aim[top] - aim[bottom]), point.nu - rho)
         dnu = forces - rho
         d_theta = model.multipliers(dv, ds, shift)
         return dv[0], ds, dnu, d_theta, inverse * arrays.concatenate([-dnu, dnu, -ds, ds, -d_theta, d_theta])
@@ -170,6 +174,16 @@ def advance(program: Program, point: Point) -> Point:
         )  # fmt: skip
 
     return _damp(program, point, moved, a, 1e-3 * gap) if program.term.smooth else moved(a)
+
+
+def _newton_solver(program: Program, *matrix: Array) -> Callable[[Array, Array, Array], tuple[Array, Array, Array]]:
+    """What solves for a linear term: LAPACK for a few channels, sweeps over the knots for many."""
+    Q0, pinned = matrix[0], program.pinned
+    if isinstance(Q0, np.ndarray) and Q0.shape[1] <= FEW:
+        bands = spline_banded.factorize(program.widths, *matrix, pinned=pinned)
+        if bands is not None:
+            return partial(spline_banded.substitute, bands, pinned=pinned)
+    return partial(spline_riccati.substitute, spline_riccati.factorize(program.widths, *matrix), pinned=pinned)
 
 
 def _damp(program: Program, point: Point, moved: Any, a: Array, allowed: Array) -> Point:
