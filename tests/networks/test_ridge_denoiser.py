@@ -15,7 +15,7 @@ from convexblocks.networks.one_step_denoiser import OneStepDenoiser
 from convexblocks.networks.ridge_denoiser import LEVELS, RidgeDenoiser, pair_bank
 from convexblocks.networks.ridge_models import FOLDER, SHIPPED, load_denoiser, require_level, save_denoiser
 from convexblocks.networks.ridge_training import psnr, random_patches, train_denoiser, validation_psnr
-from convexblocks.solvers.convolution_norm import convolution_norm_bound
+from convexblocks.solvers.convolution_norm import PROOF_GRID, convolution_norm_bound
 from convexblocks.solvers.ridge_denoising import denoise
 from convexblocks.solvers.ridge_refit import OneStep
 
@@ -177,7 +177,7 @@ def test_shipped_regularizers(name: str) -> None:
     model, _ = load_denoiser(name)
     assert isinstance(model, RidgeDenoiser)
     assert model.modulus() > 0.009
-    assert convolution_norm_bound(model.filters()[:, None]).upper < 1.0
+    assert convolution_norm_bound(model.filters()[:, None], grid=PROOF_GRID).upper < 1.0
     for sigma, gain in ((5.0, 4.0), (15.0, 7.0), (25.0, 9.0)):
         y = noisy(sigma)
         found = denoise(y, model.regularizer(sigma), tolerance=1e-4)
