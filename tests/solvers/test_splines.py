@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 from typing import Any
 
 import cvxpy as cp
@@ -136,6 +136,12 @@ def test_cells_of_evenly_spaced_knots_are_those_that_a_search_finds(kind: str) -
         given = (knots[:, None], x) if kind == "numpy" else (torch.tensor(knots)[:, None], torch.tensor(x))
         samples = sort_samples(given[0], given[1], given[1], given[1])
         assert np.array_equal(np.asarray(samples.cell), found)
+
+
+@pytest.mark.parametrize("knots", [[-1.0, 0.0, 1.0], [-1.0, 0.1, 1.0]])
+def test_the_value_at_no_number_is_none(knots: list[float]) -> None:
+    fit = fit_splines([-1.0, 0.0, 1.0], [0.0, 0.0, 1.0], knots)
+    assert np.array_equal(np.isnan(fit.values(np.array([[nan], [0.5], [inf]])))[:, 0], [True, False, False])
 
 
 def test_tensors_come_back_as_tensors() -> None:
