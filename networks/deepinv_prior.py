@@ -67,7 +67,8 @@ class RidgePotential(nn.Module):
             noisy, regularizer, price=price, tolerance=self.tolerance, max_iterations=self.max_iterations
         ).images
         if torch.is_grad_enabled():
-            root = factor.reshape(()).sqrt()
+            # Away from zero, where the root has no derivative.
+            root = (factor.reshape(()) + 1e-12).sqrt()
             priced = replace(regularizer, filters=root * regularizer.filters, height=root * regularizer.height)
             found = differentiable(found, noisy, priced, tolerance=1e-4)
         return found.reshape(x.shape)

@@ -109,8 +109,14 @@ class RidgeDenoiser(nn.Module):
         return 1.0 - self.rho * convolution_norm_bound(self.filters()[:, None], grid=PROOF_GRID).upper ** 2
 
     def lipschitz_bound(self) -> float:
-        """An upper bound of the Lipschitz constant of D, of the minimizer as of steps towards it, up to rounding."""
-        return 1.0 if self.rho == 0 else 1 / self.modulus()
+        """An upper bound of the Lipschitz constant of D, of the minimizer as of steps towards it, up to rounding.
+
+        In training the norm is known roughly, and the bound may be infinite.
+        """
+        if self.rho == 0:
+            return 1.0
+        modulus = self.modulus()
+        return 1 / modulus if modulus > 0 else math.inf
 
     def heights(self, sigma: Tensor) -> Tensor:
         """Heights of the potentials at noise levels sigma (batch,) on the scale 0..255, shape (batch, 2 pairs)."""

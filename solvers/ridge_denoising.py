@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..formulations.subproblem import require_nonnegative
 from .ridge_regularizer import RidgeRegularizer
@@ -131,7 +132,8 @@ def differentiable(
     """The minimizers, with derivatives in y, filters, slopes and heights by the implicit function theorem.
 
     With v = H^-1 g, H = I + W' diag(psi''(W x)) W the Hessian at the minimizer and g the gradient of what follows, the
-    gradient in a parameter is that of -v'(x - y + W' psi'(W x)). v comes from conjugate gradients.
+    gradient in a parameter is that of -v'(x - y + W' psi'(W x)). v comes from conjugate gradients. There are no second
+    derivatives: torch raises RuntimeError.
 
     Parameters
     ----------
@@ -162,6 +164,7 @@ class _Implicit(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, filters, slope, height = ctx.saved_tensors
         fixed = RidgeRegularizer(filters, slope, height, ctx.rho)

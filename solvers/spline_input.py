@@ -94,7 +94,7 @@ def check_spline_data(
     units = _units(facts, program, x, t, chosen)
     # Targets that do not differ leave nothing to the best constant: then gaps are relative to the unit of the loss.
     least = program.lowest + units.weight * units.theta * units.y
-    program = replace(program, start=library(y).maximum(program.start, least))
+    program = replace(program, start=library(y).maximum(program.start, least), steep=units.y / units.x)
     return SplineData(program, units, t, low, high, facts.centre, facts.empty, read, back)
 
 
@@ -236,7 +236,7 @@ def _program(facts: _Facts, samples: Samples, t: Array, loss: SplineLoss, odd: b
     known = loss.is_quadratic and not odd
     return Program(
         t[1:] - t[:-1], term, none, none, none, lowest, start, level,
-        facts.regression, facts.spread if known else none, pinned=odd,
+        facts.regression, facts.spread if known else none, none, pinned=odd,
     )  # fmt: skip
 
 

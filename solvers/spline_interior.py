@@ -155,7 +155,9 @@ def advance(program: Program, point: Point) -> Point:
     # The second-order term, d_slack * d_price = price * slack * r * q, where q = -1 - r.
     bend = product * r * (-1 - r)
     left = (1 - a) * gap + a * a * bend.sum(0)
-    tau = arrays.clip(left / gap, 0.0, 1.0) ** 3 * gap / on.sum(0)
+    # Lines without bounds have no rows.
+    rows = arrays.clip(on.sum(0), 1.0, None)
+    tau = arrays.clip(left / arrays.where(gap > 0, gap, 1 + gap), 0.0, 1.0) ** 3 * gap / rows
     # The whole of it, of a step that can be taken in small part only, can lead back and forth for ever.
     target = on * tau - a * bend
     d_first, ds, dnu, d_theta, r = direction(target * inverse)

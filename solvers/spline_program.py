@@ -31,6 +31,8 @@ class Program:
     regression, spread : array, shape (channels,)
         Slope of regression of y on x, and weighted sum of squares of x about its mean; a spread of zero says that
         neither is known.
+    steep : array, shape (channels,)
+        The unit of the slopes.
     convex, pinned : bool
         Whether the slopes may only rise; whether the first value stays zero.
     """
@@ -45,6 +47,7 @@ class Program:
     level: Array
     regression: Array
     spread: Array
+    steep: Array
     convex: bool = False
     pinned: bool = False
 
@@ -54,6 +57,11 @@ class Program:
         return not self.convex and not isinstance(self.term, IntervalTerm)
 
     @property
+    def has_reach(self) -> Array:
+        """In which channels the slopes of the best spline have a bound, (channels,): see `spline_certificate`."""
+        return (self.spread > 0) & (self.penalty > 0)
+
+    @property
     def free(self) -> Array:
         """In which channels the squared loss has splines that any straight line may be added to, (channels,)."""
         known = 0 * self.spread if self.convex else self.spread
@@ -61,7 +69,7 @@ class Program:
 
     def take(self, kept: Any) -> Program:
         """The fits of some channels."""
-        names = ("penalty", "low", "high", "lowest", "start", "level", "regression", "spread")
+        names = ("penalty", "low", "high", "lowest", "start", "level", "regression", "spread", "steep")
         widths = self.widths if self.widths.shape[1] == 1 else some(self.widths, kept)
         parts = {name: some(getattr(self, name), kept) for name in names}
         return replace(self, widths=widths, term=self.term.take(kept), **parts)
@@ -74,6 +82,7 @@ class Program:
             self, widths=self.widths / x, term=self.term.scaled(units), penalty=self.penalty / (weight * theta * x),
             low=self.low * (x / y), high=self.high * (x / y), lowest=self.lowest / loss, start=self.start / loss,
             level=self.level / y, regression=self.regression * (x / y), spread=self.spread / (weight * x * x),
+            steep=self.steep * (x / y),
         )  # fmt: skip
 
 
@@ -109,7 +118,10 @@ def measure_splines(program: Program, first: Array, s: Array, nu: Array, theta: 
         shift, measure = _centred(program, first, s, theta)
     objective = measure.loss + program.penalty * total_variation(s)
     reach = find_reach(program, s, objective)
-    low, high = arrays.maximum(program.low, -reach), arrays.minimum(program.high, reach)
+    # A stand-in that is not known to hold takes the place of infinite bounds only.
+    near = arrays.where(program.has_reach, reach, np.inf + 0 * reach)
+    low, high = arrays.maximum(program.low, -near), arrays.minimum(program.high, near)
+    low, high = arrays.where(low > -np.inf, low, -reach), arrays.where(high < np.inf, high, reach)
     dual = dual_value(measure.conjugates, measure.sums, program.widths, nu, program.penalty, low, high,
                       convex=program.convex)  # fmt: skip
     if bool(free.any()):
@@ -134,9 +146,9 @@ def _centred(program: Program, first: Array, s: Array, theta: Array) -> tuple[Ar
 def find_reach(program: Program, s: Array, objective: Array) -> Array:
     """What stands in for infinite bounds: see `spline_certificate`; far beyond all slopes where that says nothing."""
     arrays = library(s)
-    known = (program.spread > 0) & (program.penalty > 0)
+    known = program.has_reach
     spread, penalty = (arrays.where(known, part, 1 + 0 * part) for part in (program.spread, program.penalty))
     excess = arrays.clip(objective, 0.0, None)
     reach = abs(program.regression) + (2 * excess / spread) ** 0.5 + excess / penalty
-    largest = arrays.amax(abs(s), 0)
-    return arrays.where(known, reach, FAR * arrays.where(largest > 0, largest, 1 + largest))
+    # Slopes found may all but vanish: what they miss would not count then.
+    return arrays.where(known, reach, FAR * arrays.maximum(arrays.amax(abs(s), 0), program.steep))

@@ -53,7 +53,8 @@ class SplineFit:
         Where a bound is infinite, the dual value is a lower bound over splines with slopes up to `reach` in size;
         infinite where both bounds are finite. For the squared loss and a positive penalty the best spline is among
         them, so that the bound holds for all (`solvers.spline_certificate`). For others `reach` is a thousand times
-        the largest slope found.
+        the largest slope found, or a thousand units (the deviation of the targets over the length of x and knots)
+        where that is more.
     iterations : array, shape (channels,)
         Newton steps.
     """
@@ -251,7 +252,9 @@ def _earlier(data: SplineData, start: SplineFit) -> Earlier:
         )
     if not bool((t == data.knots).all()):
         raise UsageError("start has other knots than this fit; expected an earlier fit on the same knots.")
-    return Earlier((first - data.centre) / units.y, s * (units.x / units.y), nu / _forces(units))
+    # An odd spline stays at zero, wherever the earlier one began.
+    first = 0 * data.centre if data.program.pinned else first - data.centre
+    return Earlier(first / units.y, s * (units.x / units.y), nu / _forces(units))
 
 
 def _without_samples(data: SplineData, quality: Quality) -> Quality:

@@ -85,6 +85,15 @@ def test_proximal_map_has_derivatives_in_images_and_factor() -> None:
     assert float((x.grad * direction).sum()) == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_derivative_at_factor_zero_is_minus_the_gradient(dtype: torch.dtype) -> None:
+    prior, x = potential("crr"), pictures(side=16).to(dtype)
+    gamma = torch.zeros((), dtype=dtype, requires_grad=True)
+    prior.prox(x, LEVEL, gamma=gamma).square().sum().backward()
+    assert gamma.grad is not None
+    assert float(gamma.grad) == pytest.approx(-2 * float((x * prior.grad(x, LEVEL)).sum()), rel=1e-3)
+
+
 def test_factors_that_lose_convexity_are_refused() -> None:
     prior, x = potential("wcrr"), pictures()
     prior.prox(x, LEVEL, gamma=0.999 / SQUARED_NORM)

@@ -51,6 +51,16 @@ def test_modulus_is_a_certificate(rho: float) -> None:
     assert smallest >= model.modulus() - 1e-5
 
 
+def test_a_bound_is_never_below_zero() -> None:
+    model = RidgeDenoiser(pairs=4, side=7, rho=1.0, random_state=1)
+    with torch.no_grad():
+        model.raw.copy_(torch.randn(model.raw.shape, generator=torch.Generator().manual_seed(3)))
+    # In training the maximum over a grid stands for the norm, and the modulus may be negative.
+    assert model.modulus() < 0
+    assert model.lipschitz_bound() == float("inf")
+    assert 1 <= model.eval().lipschitz_bound() < 101
+
+
 def test_heights_pass_through_the_levels() -> None:
     model = RidgeDenoiser(pairs=4)
     with torch.no_grad():

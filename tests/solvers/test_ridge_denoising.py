@@ -200,3 +200,11 @@ def test_price_is_that_of_scaled_filters_and_heights(rho: float, price: float) -
     assert float(norms(found.images - noisy + scaled.gradient(found.images)).max()) < 1e-8
     with pytest.raises(UsageError, match="price"):
         denoise(noisy, made, price=-1.0)
+
+
+def test_second_derivatives_of_minimizers_refuse() -> None:
+    made, noisy = regularizer(0.0), image(1, 1, 8, 8).requires_grad_()
+    found = differentiable(denoise(noisy.detach(), made).images, noisy, made)
+    (gradient,) = torch.autograd.grad((found**3).sum(), noisy, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -147,6 +147,17 @@ def test_tensors_start_from_arrays_and_odd_splines_from_odd_ones() -> None:
     assert fit_splines(x, y, KNOTS[20:], penalty=0.1, odd=True, start=odd).iterations.tolist() == [0, 0]
 
 
+def test_odd_splines_start_at_zero_whatever_the_earlier_fit_did() -> None:
+    x = np.linspace(0, 2, 60)[:, None]
+    knots = np.linspace(0, 2, 6)
+    plain = fit_splines(x, 0.5 * x + 0.5, knots)
+    cold = fit_splines(x, 0.5 * x + 1, knots, odd=True)
+    warm = fit_splines(x, 0.5 * x + 1, knots, odd=True, start=plain)
+    assert warm.coefficients[0] == 0
+    assert warm.objective == pytest.approx(cold.objective, rel=3e-9)
+    assert warm.dual_value <= warm.objective
+
+
 @pytest.mark.parametrize(
     ("words", "knots", "channels"), [("slopes of shape", KNOTS[:-1], 2), ("slopes of shape", KNOTS, 3),
                                      ("other knots", 2 * KNOTS, 2)], ids=["fewer knots", "channels", "knots"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 from typing import Any
 
 import cvxpy as cp
@@ -136,6 +136,12 @@ def test_cells_of_evenly_spaced_knots_are_those_that_a_search_finds(kind: str) -
         given = (knots[:, None], x) if kind == "numpy" else (torch.tensor(knots)[:, None], torch.tensor(x))
         samples = sort_samples(given[0], given[1], given[1], given[1])
         assert np.array_equal(np.asarray(samples.cell), found)
+
+
+@pytest.mark.parametrize("knots", [[-1.0, 0.0, 1.0], [-1.0, 0.1, 1.0]])
+def test_the_value_at_no_number_is_none(knots: list[float]) -> None:
+    fit = fit_splines([-1.0, 0.0, 1.0], [0.0, 0.0, 1.0], knots)
+    assert np.array_equal(np.isnan(fit.values(np.array([[nan], [0.5], [inf]])))[:, 0], [True, False, False])
 
 
 def test_tensors_come_back_as_tensors() -> None:
@@ -342,3 +348,37 @@ def test_free_splines_close_at_penalties_that_cost_almost_nothing() -> None:
         weights = 10.0 ** rng.uniform(-3, 3, size=z.shape)
         fit = fit_splines(x, y, np.linspace(x.min(), x.max(), 5), slopes="free", penalty=1e-4, weights=weights)
         assert (fit.relative_gap <= 1e-8).all(), fit
+
+
+def test_slopes_that_all_but_vanish_do_not_hide_what_they_miss() -> None:
+    # At the huge penalty the iterates start with slopes of 1e-15; with two knots it costs nothing.
+    rng = np.random.default_rng(0)
+    x = rng.choice([0.8, 1.6], size=40)
+    y = 1.0 * (rng.random(40) < np.where(x > 1, 0.7, 0.3))
+    for slopes in ((-1, 1), "free"):
+        fit = fit_splines(x, y, [0.8, 1.6], slopes=slopes, penalty=1e15, loss="logistic")
+        best = fit_splines(x, y, [0.8, 1.6], slopes=slopes, penalty=0.0, loss="logistic")
+        assert best.solved
+        assert best.slopes[0, 0] > 0.99
+        assert fit.dual_value <= best.objective * (1 + 1e-9)
+
+
+def test_finite_bounds_count_however_far_they_are() -> None:
+    # Slopes beyond a thousand times those of an iterate are among the splines that the lower bound speaks of.
+    x = np.array([0.0, 1e-7, 1.0])
+    y = np.array([0.0, 1.0, 0.5])
+    data = check_spline_data(
+        x, y, x, slopes=(-1e8, 1e8), penalty=0.0, loss="squared", weights=None, odd=False, tolerance=1e-9
+    )
+    for s in ([[0.0], [0.0]], [[1e-3], [1e-3]]):
+        quality = measure_splines(data.program, data.program.level, np.array(s), np.zeros((1, 1)), np.zeros((0, 1)))
+        assert quality.dual <= 1e-12
+
+
+@pytest.mark.parametrize(("loss", "odd"), [("logistic", False), ("poisson", False), ("squared", True)])
+def test_lines_without_bounds_have_no_inequalities(loss: str, odd: bool) -> None:
+    x = np.linspace(0, 1, 30)
+    y = 1.0 * (np.sin(40 * x) + x > 0.5)
+    fit = fit_splines(x, y, [0.0, 1.0], slopes="free", loss=loss, odd=odd)
+    assert fit.solved
+    assert np.isfinite(fit.iterations).all()
