@@ -188,7 +188,7 @@ def _solve(data: SplineData, tolerance: float, start: SplineFit | None) -> Splin
     reach = arrays.where(finite, np.inf + 0 * quality.gap, quality.reach)
     back = data.back
     return SplineFit(
-        knots=back(data.knots), coefficients=back(coefficients), slopes=back(quality.s),
+        knots=back(1.0 * data.knots), coefficients=back(coefficients), slopes=back(quality.s),
         multipliers=back(found.nu * _forces(data.units)),
         objective=back(quality.objective), dual_value=back(quality.dual), relative_gap=back(quality.gap),
         status=tuple(Status.SOLVED if good else Status.INACCURATE for good in (quality.gap <= tolerance).tolist()),

@@ -382,3 +382,10 @@ def test_lines_without_bounds_have_no_inequalities(loss: str, odd: bool) -> None
     fit = fit_splines(x, y, [0.0, 1.0], slopes="free", loss=loss, odd=odd)
     assert fit.solved
     assert np.isfinite(fit.iterations).all()
+
+
+def test_knots_are_kept_apart() -> None:
+    x, knots = np.linspace(-1, 1, 20), np.linspace(-1, 1, 5)
+    fit = fit_splines(x, x, knots)
+    knots += 7
+    np.testing.assert_array_equal(fit.knots[:, 0], np.linspace(-1, 1, 5))
