@@ -1,4 +1,4 @@
-"""polish: one convex pass over the spline activations of a trained network, which never raises the loss.
+"""polish: one convex pass over the splines of a trained network, which never raises the loss, penalty included.
 
 The block of a layer is that of formulations/spline_blocks.py: with the gradient G of the loss in the outputs v of the
 activations, and the diagonal D of the Gauss-Newton matrix in them,
@@ -142,19 +142,21 @@ def refit_layer(
             values = loss.values(network[first:](below).double(), data[1].double())
             return float(values.sum() + penalty * tv2_penalty(network))
 
-    before = objective()
-    if positions is not None:
-        module.move_knots(positions)
-    v, gradient, curvature = _quadratic(network, place, u, data[1], loss)
-    if not bool(gradient.isfinite().all() & curvature.isfinite().all() & (curvature > 0).all()):
-        module.load_state_dict(kept)
-        return Refit(before, before, 0.0, nan)
-    fit = _fit(module, u, v - gradient / curvature, curvature, penalty)
-    after, fraction = _line_search(module, fit, objective)
-    if not after < before:
-        module.load_state_dict(kept)
-        after, fraction = before, 0.0
-    return Refit(before, after, fraction, float(fit.relative_gap.max()))
+    before, after, fraction, gap = objective(), inf, 0.0, nan
+    try:
+        if positions is not None:
+            module.move_knots(positions)
+        v, gradient, curvature = _quadratic(network, place, u, data[1], loss)
+        if bool(gradient.isfinite().all() & curvature.isfinite().all() & (curvature > 0).all()):
+            fit = _fit(module, u, v - gradient / curvature, curvature, penalty)
+            gap = float(fit.relative_gap.max())
+            after, fraction = _line_search(module, fit, objective)
+    finally:
+        # Also where a refusal or an interrupt ends it half-way.
+        improved = after < before
+        if not improved:
+            module.load_state_dict(kept)
+    return Refit(before, after, fraction, gap) if improved else Refit(before, before, 0.0, gap)
 
 
 @torch.enable_grad()

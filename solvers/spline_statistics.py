@@ -91,7 +91,7 @@ def _places(t: Array, x: Array) -> Array:
     # Evenly spaced, to a thousandth of a cell: a division is one cell off at most, and six times as fast as a search.
     place = arrays.clip((x - t[0]) / width, 0, cells - 1)
     # NaN is in the first cell, and its value NaN.
-    place = np.nan_to_num(place).astype(int) if isinstance(place, np.ndarray) else place.nan_to_num().long()
+    place = np.fmax(place, 0).astype(int) if isinstance(place, np.ndarray) else place.nan_to_num().long()
     return place + 1 + 1 * (x >= t[1:][place]) - 1 * (x < t[place])
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from convexblocks.formulations import UsageError
 from convexblocks.networks import SplineActivation, SplineRegressor, polish, tv2_penalty
+from convexblocks.solvers import spline_polish
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
@@ -202,4 +203,17 @@ def test_nan_stays_nan(channels: int) -> None:
     network = nn.Sequential(nn.Linear(2, 2), SplineActivation(channels), nn.Linear(2, 1))
     before = copy.deepcopy(network.state_dict())
     assert polish(network, (u, torch.zeros(2, 1)))["accepted"] == [None]
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_polish_leaves_the_network_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(module: SplineActivation, *arguments: Any) -> Any:
+        module.set_slopes(module.middle, 0 * module.raw)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(spline_polish, "_line_search", interrupted)
+    network = Perceptron(4)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        polish(network, (torch.randn(9, 3), torch.randn(9, 1)))
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())

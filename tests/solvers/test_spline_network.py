@@ -14,6 +14,7 @@ from convexblocks.formulations import SplineBlocks, UsageError
 from convexblocks.networks import SplineActivation
 from convexblocks.solvers import build_network, fit_spline_network, fit_targets, load
 from convexblocks.solvers.spline_network import spread_knots
+from convexblocks.solvers.training_data import prepare
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(120, 4))
@@ -83,3 +84,8 @@ def test_an_activation_in_two_places_is_written_twice(tmp_path: Path) -> None:
     pictures = GENERATOR.normal(size=(30, 1, 4, 4))
     fit_targets(trained, (pictures, pictures.sum((1, 2, 3))), sweeps=1, out=tmp_path / "run")
     assert len(load(tmp_path / "run").module) == 6
+
+
+def test_outputs_that_diverged_have_an_error_and_no_warning() -> None:
+    data = prepare((X, REAL), (4, 1), torch.device("cpu"), loss="squared", task=None)
+    assert data.score(torch.full((120, 1), 1e200, dtype=torch.float64)) == {"error": np.inf}
