@@ -182,15 +182,8 @@ def two_layers(seeds: int) -> Table:
 def polished(X: torch.Tensor, y: torch.Tensor, steps: int, seed: int) -> tuple[float, ...]:
     """Objectives after Adam, after one and after many polishes, and the least one; CPU seconds of these."""
     began = time.process_time()
-    W, slopes, constant = adam_from_ramps(X, y, steps, seed)
+    network = adam_network(X, y, steps, seed)
     times = [time.process_time() - began]
-    splines = SplineActivation(6, knots=TWO_KNOTS, span=(-4.0, 4.0), slopes=(-BOUND, BOUND)).double()
-    network = nn.Sequential(nn.Linear(8, 6, bias=False), splines, nn.Linear(6, 1)).double()
-    with torch.no_grad():
-        network[0].weight.copy_(W)
-        splines.set_slopes(torch.zeros(6), slopes.T)
-        network[2].weight.fill_(1.0)
-        network[2].bias.fill_(constant)
     least, seconds = least_objective(network, X, y)
     began = time.process_time()
     found = [polish(network, (X, y), penalty=TWO_PRICE)]
@@ -199,34 +192,28 @@ def polished(X: torch.Tensor, y: torch.Tensor, steps: int, seed: int) -> tuple[f
     return (found[0]["before"], found[0]["after"], found[-1]["after"], least, *times)
 
 
-def ramps(z: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:
-    """What a slope of one in each cell makes of z, from f(0) = 0: (..., cells); the end cells have no end."""
-    low, high = knots[:-1].clone(), knots[1:].clone()
-    low[0], high[-1] = -1e9, 1e9
-    nothing = torch.zeros_like(low)
-    return z[..., None].clamp(low, high) - nothing.clamp(low, high)
-
-
-def adam_from_ramps(
-    X: torch.Tensor, y: torch.Tensor, steps: int, seed: int
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Weights of norm 1, slopes (6, cells) and the constant; functions that are 0 at 0 suit Adam better than others."""
+def adam_network(X: torch.Tensor, y: torch.Tensor, steps: int, seed: int) -> nn.Sequential:
+    """Weights of norm 1, splines and a constant by Adam, as a network whose last layer sums."""
     torch.manual_seed(seed)
-    knots = torch.linspace(-4, 4, TWO_KNOTS, dtype=torch.float64)
     W = torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
-    S = (0.1 * torch.randn(6, TWO_KNOTS - 1, dtype=torch.float64)).requires_grad_()
+    splines = SplineActivation(6, knots=TWO_KNOTS, span=(-4.0, 4.0), slopes=(-BOUND, BOUND)).double()
+    splines.set_slopes(torch.zeros(6), 0.1 * torch.randn(6, TWO_KNOTS - 1, dtype=torch.float64).T)
     b = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([W, S, b], lr=3e-2)
+    optimizer = torch.optim.Adam([W, *splines.parameters(), b], lr=3e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        slopes = S.clamp(-BOUND, BOUND)
-        made = (ramps(X @ (W / W.norm(dim=1, keepdim=True)).T, knots) * slopes).sum((1, 2)) + b
-        ((made - y[:, 0]).square().sum() / 2 + TWO_PRICE * torch.diff(slopes).abs().sum()).backward()
+        made = splines(X @ (W / W.norm(dim=1, keepdim=True)).T).sum(1) + b
+        ((made - y[:, 0]).square().sum() / 2 + TWO_PRICE * splines.tv2()).backward()
         optimizer.step()
         schedule.step()
+        splines.project()
+    network = nn.Sequential(nn.Linear(8, 6, bias=False), splines, nn.Linear(6, 1)).double()
     with torch.no_grad():
-        return W / W.norm(dim=1, keepdim=True), S.clamp(-BOUND, BOUND), b.item()
+        network[0].weight.copy_(W / W.norm(dim=1, keepdim=True))
+        network[2].weight.fill_(1.0)
+        network[2].bias.copy_(b)
+    return network
 
 
 def least_objective(network: nn.Sequential, X: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from ..formulations.catalogue import FORMULATIONS
 from ..formulations.catalogue import LIFTED as KEPT
 from ..formulations.errors import UsageError
 from .console import LIFTED, number, say, small, working
-from .results import audit_row, own_figures, read_baselines, side_by_side
+from .results import audit_row, kink_note, own_figures, read_baselines, side_by_side
 
 if TYPE_CHECKING:
     from ..solvers.run import Run
@@ -62,6 +62,7 @@ def render(run: Run) -> str:
     names, rows = side_by_side([own_figures(run.history.last), *baselines])
     figures = draw_all(run.history, baselines)
     block_title, block = _block(run)
+    price = run.history.last.get("kink_price")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
@@ -73,6 +74,7 @@ def render(run: Run) -> str:
         names=names,
         rows=rows,
         baselines=baselines,
+        kinks="" if price is None else kink_note(run.settings["method"], price),
         # Both are markup by construction: matplotlib escapes the text of figures, and the model's page its own.
         figures=[{**figure, "svg": Markup(figure["svg"])} for figure in figures],
         block_title=block_title,

@@ -119,9 +119,10 @@ class RunWriter:
             tensors[f"{place}.weight"] = shaped.to(self.network.dtype).cpu().contiguous()
             if layer.bias is not None:
                 tensors[f"{place}.bias"] = bias.to(self.network.dtype).cpu().contiguous()
-        splines = [(name, part) for name, part in self.module.named_children() if isinstance(part, SplineActivation)]
-        for name, part in splines:
-            tensors |= {f"{name}.{key}": array.cpu().clone() for key, array in part.state_dict().items()}
+        # By places: a network built from a dict has names of its own.
+        for place, part in enumerate(self.module.children()):
+            if isinstance(part, SplineActivation):
+                tensors |= {f"{place}.{key}": array.cpu().clone() for key, array in part.state_dict().items()}
         return tensors
 
     def _describe(self) -> None:

@@ -22,7 +22,8 @@ def describe_layers(network: nn.Module) -> list[dict[str, Any]] | None:
 
     Of a dense network widths, activations and biases say all.
     """
-    modules = list(network.children())
+    # Not `children`, which leave out a module that stands in two places.
+    modules = [module for module in network._modules.values() if module is not None]
     if all(isinstance(module, nn.Linear) or read_activation(module) for module in modules):
         return None
     return [_describe(module) for module in modules]

@@ -35,6 +35,31 @@ def without_splines(network: nn.Module) -> nn.Module:
     return nn.Sequential(*(nn.Identity() if isinstance(part, SplineActivation) else part for part in network))
 
 
+def check_splines(network: nn.Sequential) -> None:
+    """Refuse splines that are frozen, or that stand in two places: each place has a block of its own.
+
+    Raises
+    ------
+    UsageError
+        Naming the layer.
+    """
+    seen: list[nn.Module] = []
+    for place, module in enumerate(network):
+        if not isinstance(module, SplineActivation):
+            continue
+        if any(module is other for other in seen):
+            raise UsageError(
+                f"layer {place} ({module}) stands in an earlier place too; expected a spline of its own for each layer:"
+                " copy it (copy.deepcopy)."
+            )
+        if not all(parameter.requires_grad for parameter in module.parameters()):
+            raise UsageError(
+                f"layer {place} ({module}) is frozen (requires_grad is False); expected splines that may be trained: "
+                "call requires_grad_(True)."
+            )
+        seen.append(module)
+
+
 def reach(pre_activations: Tensor) -> float:
     """How far from 0 nearly all entries lie; 1 where all are 0."""
     sizes = pre_activations.detach().abs().flatten()
@@ -43,9 +68,9 @@ def reach(pre_activations: Tensor) -> float:
 
 
 def spread_knots(like: Tensor, end: float) -> Tensor:
-    """As many knots as `like` has, an odd number, evenly from -end to end; the middle one is 0 exactly."""
-    half = len(like) // 2
-    return torch.arange(-half, half + 1, dtype=like.dtype, device=like.device) * (end / half)
+    """As many knots as `like` has, evenly from -end to end; of an odd number the middle one is 0 exactly."""
+    half = (len(like) - 1) / 2
+    return (torch.arange(len(like), dtype=like.dtype, device=like.device) - half) * (end / half)
 
 
 def moved_knots(module: SplineActivation, pre_activations: Tensor) -> Tensor | None:

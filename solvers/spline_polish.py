@@ -1,4 +1,4 @@
-"""polish: one convex pass over the spline activations of a trained network, which never raises the loss.
+"""polish: one convex pass over the splines of a trained network, which never raises the loss, penalty included.
 
 The block of a layer is that of formulations/spline_blocks.py: with the gradient G of the loss in the outputs v of the
 activations, and the diagonal D of the Gauss-Newton matrix in them,
@@ -11,7 +11,8 @@ network is not known before: the layer goes towards it as far as the loss, penal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, isfinite, nan
 from typing import Any
@@ -76,15 +77,41 @@ def polish(
     Raises
     ------
     UsageError
-        If the network has no spline activation.
+        If the network has no spline activation, or the targets do not have the shape of its outputs.
     """
     measured = find_loss(loss)
+    # A slice of a subclass would call its constructor.
+    network = nn.Sequential(*network)
     places = [place for place, module in enumerate(network) if isinstance(module, SplineActivation)]
     if not places:
         raise UsageError("the network has no SplineActivation in its sequence; expected one or more: see networks.")
-    refits = [refit_layer(network, place, data, loss=measured, penalty=penalty) for place in places]
+    with _evaluating(network):
+        _check_targets(network, data)
+        refits = [refit_layer(network, place, data, loss=measured, penalty=penalty) for place in places]
     accepted = [refit.fraction or None for refit in refits]
     return {"before": refits[0].before, "after": refits[-1].after, "accepted": accepted}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: dropout draws anew in every pass, and batch norm goes on averaging."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check_targets(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        made = network(data[0]).shape
+    if data[1].shape != made:
+        raise UsageError(
+            f"the targets have shape {tuple(data[1].shape)}; expected {tuple(made)}, that of the outputs: reshape "
+            "them, and give labels as the loss encodes them (find_loss(...).encode)."
+        )
 
 
 def refit_layer(
@@ -104,29 +131,35 @@ def refit_layer(
     """
     module: Any = network[place]
     kept = {name: value.clone() for name, value in module.state_dict().items()}
+    # A spline that stands in two places changes what comes before the second one too.
+    first = next(earlier for earlier, part in enumerate(network) if part is module)
     with torch.no_grad():
-        u = network[:place](data[0])
+        below = network[:first](data[0])
+        u = network[first:place](below)
 
     def objective() -> float:
         with torch.no_grad():
-            values = loss.values(network[place:](u).double(), data[1].double())
+            values = loss.values(network[first:](below).double(), data[1].double())
             return float(values.sum() + penalty * tv2_penalty(network))
 
-    before = objective()
-    if positions is not None:
-        module.move_knots(positions)
-    v, gradient, curvature = _quadratic(network, place, u, data[1], loss)
-    if not bool(gradient.isfinite().all() & curvature.isfinite().all() & (curvature > 0).all()):
-        module.load_state_dict(kept)
-        return Refit(before, before, 0.0, nan)
-    fit = _fit(module, u, v - gradient / curvature, curvature, penalty)
-    after, fraction = _line_search(module, fit, objective)
-    if not after < before:
-        module.load_state_dict(kept)
-        after, fraction = before, 0.0
-    return Refit(before, after, fraction, float(fit.relative_gap.max()))
+    before, after, fraction, gap = objective(), inf, 0.0, nan
+    try:
+        if positions is not None:
+            module.move_knots(positions)
+        v, gradient, curvature = _quadratic(network, place, u, data[1], loss)
+        if bool(gradient.isfinite().all() & curvature.isfinite().all() & (curvature > 0).all()):
+            fit = _fit(module, u, v - gradient / curvature, curvature, penalty)
+            gap = float(fit.relative_gap.max())
+            after, fraction = _line_search(module, fit, objective)
+    finally:
+        # Also where a refusal or an interrupt ends it half-way.
+        improved = after < before
+        if not improved:
+            module.load_state_dict(kept)
+    return Refit(before, after, fraction, gap) if improved else Refit(before, before, 0.0, gap)
 
 
+@torch.enable_grad()
 def _quadratic(
     network: nn.Sequential, place: int, u: Tensor, targets: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +167,8 @@ def _quadratic(
     with torch.no_grad():
         v = network[place](u)
     v.requires_grad_()
-    output = network[place + 1 :](v)
+    # A copy, which a layer that works in place may overwrite.
+    output = network[place + 1 :](v.clone())
     (gradient,) = torch.autograd.grad(loss.values(output, targets).sum(), v, retain_graph=True)
     curvature = torch.zeros_like(v)
     for column in _hessian_root(loss, output.detach()).unbind(-1):

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from ..formulations.losses import Loss
 from ..formulations.spline_blocks import SplineBlocks
+from .checkpoint import prepare_folder
 from .devices import require_double
 from .history import History
 from .layer_files import describe_layers
 from .layered import check_passage, read_network
 from .spline_activation import SplineActivation, tv2_penalty
-from .spline_network import learned_activations, moved_knots, read_spline_network, without_splines
+from .spline_network import check_splines, learned_activations, moved_knots, read_spline_network, without_splines
 from .spline_polish import Refit, refit_layer
 from .target_steps import Training, start_training
 from .target_training import TOWARDS_TARGETS, measure, sweep_weights, undone_reason
@@ -95,10 +96,11 @@ def fit_spline_network(
     given = read_network(without_splines(network))
     require_double(given.device, "the splines of this method are fitted")
     check_weights(given)
+    assert isinstance(network, nn.Sequential)
+    check_splines(network)
     widths, device = given.widths, given.device
     checked = prepare(data, widths, device, loss=loss, task=task)
     tested = None if validation is None else prepare_validation(validation, widths, device, checked.loss)
-    assert isinstance(network, nn.Sequential)
     check_passage(network, checked.inputs, widths[-1])
     trained = _with_splines(network, checked.inputs.to(given.dtype), method)
     layered = read_spline_network(trained)
@@ -106,12 +108,16 @@ def fit_spline_network(
     history = History({
         "method": method.name, "formulation": asdict(method), **network_settings(layered, architecture, checked.loss),
         "sweeps": sweeps, "time_limit": time_limit, "batch_size": min(method.batch_size, len(checked.inputs)),
-        "random_state": random_state, "samples": checked.samples, "layers": describe_layers(trained),
+        "random_state": random_state, "samples": checked.samples,
     })  # fmt: skip
+    if (layers := describe_layers(trained)) is not None:
+        history.settings["layers"] = layers
     batch_size = history.settings["batch_size"]
     training = start_training(layered, architecture, method, TOWARDS_TARGETS, checked, batch_size, sweeps)
     history.records.append(first_record(measure(training, checked, tested)))
     history.records[0]["kink_price"] = _kink_price(trained, method)
+    if out is not None:
+        prepare_folder(Path(out))
     # Replaced only now, where nothing is refused any more; the copies change in a sweep, the network after it.
     for place, module in enumerate(trained):
         if isinstance(module, SplineActivation):
@@ -130,7 +136,8 @@ def fit_spline_network(
             steps, gaps = [refit.fraction for refit in refits], [refit.gap for refit in refits]
             record |= measure(training, checked, tested) | dict(zip(FITTED, (steps, gaps), strict=True))
         record |= {"kink_price": _kink_price(trained, method)}
-        network.load_state_dict(trained.state_dict())
+        for own, found in zip(network, trained, strict=True):
+            own.load_state_dict(found.state_dict())
         return record, seconds
 
     run_sweeps(

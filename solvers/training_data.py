@@ -140,7 +140,9 @@ class TrainingData:
         if self.loss.task == "classification":
             plain = self.plain if self.labelled is None else self.plain[self.labelled.cpu().numpy()]
             return {"accuracy": float(np.mean(predicted == plain))}
-        return {"error": float(np.mean((predicted - self.in_loss(self.targets).cpu().numpy()) ** 2))}
+        # Of a sweep that diverged, and will be undone, the squares overflow.
+        with np.errstate(over="ignore"):
+            return {"error": float(np.mean((predicted - self.in_loss(self.targets).cpu().numpy()) ** 2))}
 
 
 def prepare(

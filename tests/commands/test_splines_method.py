@@ -42,7 +42,9 @@ def test_a_run_is_trained_written_and_reported(two: Path, tmp_path: Path) -> Non
     assert isinstance(layer, SplineActivation)
     assert (layer.property.low, layer.property.high, layer.raw.shape) == (-1.0, 1.0, (8, 1))
     assert run("report", out).exit_code == 0
-    assert "(splines)" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "(splines)" in page
+    assert "the price of their kinks" in page
     text = run(*words)
     assert text.exit_code == 0, text.output
     assert "splines: the activations are learned" in text.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from convexblocks.formulations import UsageError
 from convexblocks.networks import SplineActivation, SplineRegressor, polish, tv2_penalty
+from convexblocks.solvers import spline_polish
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
@@ -141,3 +143,77 @@ def test_the_regressor(knots: int | None) -> None:
     assert model.spline_.solved
     with pytest.raises(UsageError, match="one: choose"):
         SplineRegressor().fit(np.hstack([X, X]), y)
+
+
+class Perceptron(nn.Sequential):
+    """A subclass whose constructor takes something else."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(3, width), SplineActivation(width, start="relu"), nn.Linear(width, 1))
+
+
+TIED = SplineActivation(6, start="relu")
+MIXED: dict[str, tuple[nn.Module, ...]] = {
+    "dropout": (nn.Linear(3, 6), SplineActivation(6, start="relu"), nn.Dropout(0.5), nn.Linear(6, 1)),
+    "batch norm": (nn.Linear(3, 6), nn.BatchNorm1d(6), SplineActivation(6, start="relu"), nn.Linear(6, 1)),
+    "in place": (nn.Linear(3, 6), SplineActivation(6), nn.ReLU(inplace=True), nn.Linear(6, 1)),
+    "last": (nn.Linear(3, 6), SplineActivation(6, start="relu"), nn.Linear(6, 1), SplineActivation(1)),
+    "row": (nn.Flatten(), nn.Linear(3, 6), SplineActivation(6, knots=2), SplineActivation(1, knots=4), nn.Linear(6, 1)),
+    "tied": (nn.Linear(3, 6), TIED, nn.Linear(6, 6), TIED, nn.Linear(6, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*MIXED, "subclass"])
+def test_polish_never_raises_the_loss_beside_other_layers(case: str) -> None:
+    torch.manual_seed(0)
+    X = torch.randn(80, 3)
+    y = torch.sin(2 * X[:, :1]) + X[:, 1:2].abs()
+    network = Perceptron(6) if case == "subclass" else nn.Sequential(*copy.deepcopy(MIXED[case]))
+
+    def measured() -> float:
+        evaluated = copy.deepcopy(network).eval()
+        with torch.no_grad():
+            return float((evaluated(X) - y).square().sum() / 2 + 1e-3 * tv2_penalty(evaluated))
+
+    averages = {name: part.clone() for name, part in network.state_dict().items() if "running" in name}
+    for _ in range(3):
+        before = measured()
+        with torch.no_grad():
+            found = polish(network, (X, y))
+        assert found["before"] == pytest.approx(before, rel=1e-5)
+        assert found["after"] == pytest.approx(measured(), rel=1e-5)
+        assert found["after"] <= found["before"]
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(network.state_dict()[name], part) for name, part in averages.items())
+
+
+def test_polish_refuses_targets_of_another_shape() -> None:
+    network = Perceptron(4)
+    with pytest.raises(UsageError, match=r"shape \(9,\); expected \(9, 1\)"):
+        polish(network, (torch.randn(9, 3), torch.randn(9)))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_nan_stays_nan(channels: int) -> None:
+    u = torch.tensor([[np.nan, 0.5], [np.inf, -np.inf]])
+    values = SplineActivation(channels)(u).tolist()
+    assert values[1] == [np.inf, -np.inf]
+    assert np.isnan(values[0][0])
+    assert values[0][1] == pytest.approx(0.5)
+    network = nn.Sequential(nn.Linear(2, 2), SplineActivation(channels), nn.Linear(2, 1))
+    before = copy.deepcopy(network.state_dict())
+    assert polish(network, (u, torch.zeros(2, 1)))["accepted"] == [None]
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
+
+
+def test_polish_leaves_the_network_when_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(module: SplineActivation, *arguments: Any) -> Any:
+        module.set_slopes(module.middle, 0 * module.raw)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(spline_polish, "_line_search", interrupted)
+    network = Perceptron(4)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        polish(network, (torch.randn(9, 3), torch.randn(9, 1)))
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
