@@ -1,4 +1,4 @@
-"""polish: one convex pass over the splines of a trained network, which never raises the loss, penalty included.
+"""polish: one convex pass over the splines of a trained network, which never raises the loss.
 
 The block of a layer is that of formulations/spline_blocks.py: with the gradient G of the loss in the outputs v of the
 activations, and the diagonal D of the Gauss-Newton matrix in them,
@@ -7,6 +7,7 @@ activations, and the diagonal D of the Gauss-Newton matrix in them,
 
 for all channels j at once, by `fit_splines` on the knots of the module. That its solution lowers the loss of the
 network is not known before: the layer goes towards it as far as the loss, penalty included, falls the most, or stays.
+In `polish` the loss alone may not rise either.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Refit:
 def polish(
     network: nn.Sequential, data: tuple[Tensor, Tensor], *, loss: str | Loss = "squared", penalty: float = 1e-3
 ) -> dict[str, Any]:
-    """Fit every spline activation anew, in order, and keep what lowers the loss.
+    """Fit every spline activation anew, in order, and keep what lowers the loss with its penalty, and raises neither.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def polish(
         raise UsageError("the network has no SplineActivation in its sequence; expected one or more: see networks.")
     with _evaluating(network):
         _check_targets(network, data)
-        refits = [refit_layer(network, place, data, loss=measured, penalty=penalty) for place in places]
+        refits = [refit_layer(network, place, data, loss=measured, penalty=penalty, trade=False) for place in places]
     accepted = [refit.fraction or None for refit in refits]
     return {"before": refits[0].before, "after": refits[-1].after, "accepted": accepted}
 
@@ -116,7 +117,7 @@ def _check_targets(network: nn.Module, data: tuple[Tensor, Tensor]) -> None:
 
 def refit_layer(
     network: nn.Sequential, place: int, data: tuple[Tensor, Tensor], *, loss: Loss, penalty: float,
-    positions: Tensor | None = None,
+    positions: Tensor | None = None, trade: bool = True,
 ) -> Refit:  # fmt: skip
     """Solve the block of one layer of splines and go towards its solution as far as the objective falls the most.
 
@@ -128,6 +129,8 @@ def refit_layer(
         Of the SplineActivation in the network.
     positions : Tensor, shape (knots,), optional
         Other knots to move the layer to; it stays on its own ones where the objective does not fall.
+    trade : bool
+        Whether the loss may rise where the penalty falls by more.
     """
     module: Any = network[place]
     kept = {name: value.clone() for name, value in module.state_dict().items()}
@@ -137,12 +140,20 @@ def refit_layer(
         below = network[:first](data[0])
         u = network[first:place](below)
 
-    def objective() -> float:
+    def figures() -> tuple[float, float]:
         with torch.no_grad():
-            values = loss.values(network[first:](below).double(), data[1].double())
-            return float(values.sum() + penalty * tv2_penalty(network))
+            total = loss.values(network[first:](below).double(), data[1].double()).sum()
+            return float(total), float(total + penalty * tv2_penalty(network))
 
-    before, after, fraction, gap = objective(), inf, 0.0, nan
+    limit, before = figures()
+    if trade:
+        limit = inf
+
+    def objective() -> float:
+        found, value = figures()
+        return value if found <= limit else inf
+
+    after, fraction, gap = inf, 0.0, nan
     try:
         if positions is not None:
             module.move_knots(positions)

@@ -156,12 +156,17 @@ def test_polish_never_raises_the_loss(
         nn.Linear(3, OUTPUTS[loss], bias=bias),
     ).double()  # fmt: skip
 
+    def alone() -> float:
+        with torch.no_grad():
+            return float(LOSSES[loss].values(some(u), y).sum())
+
     def measured() -> float:
         with torch.no_grad():
-            return float(LOSSES[loss].values(some(u), y).sum() + penalty * tv2_penalty(some))
+            return alone() + penalty * float(tv2_penalty(some))
 
-    before = measured()
+    before, loss_before = measured(), alone()
     found = polish(some, (u, y), loss=loss, penalty=penalty)
+    assert alone() <= loss_before
     assert found["before"] == pytest.approx(before, rel=1e-9)
     assert found["after"] == pytest.approx(measured(), rel=1e-9)
     assert measured() <= before
