@@ -45,7 +45,7 @@ def test_a_run_is_trained_written_and_reported(two: Path, tmp_path: Path) -> Non
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "(splines)" in page
     assert "the price of their kinks" in page
-    text = run(*words)
+    text = run(*words, "--no-baselines")
     assert text.exit_code == 0, text.output
     assert "splines: the activations are learned" in text.stdout
     shown = run("show", out, "--layer", 1)
